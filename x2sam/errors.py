@@ -1,0 +1,25 @@
+"""What can go wrong in the model, each with a sentence that says what to do."""
+
+
+class X2SAMError(Exception):
+    """Base of everything this package raises on purpose. The text is meant for a person."""
+
+
+class PromptError(X2SAMError):
+    """The prompt can't be answered as given: empty, outside the picture, wrong size."""
+
+
+class FramesError(X2SAMError):
+    """The picture or video can't be read or has no frames."""
+
+
+class WeightsError(X2SAMError):
+    """A checkpoint and the configuration do not fit; the text names every key concerned."""
+
+
+class CancelledError(X2SAMError):
+    """The work was replaced by a newer request or stopped by its owner."""
+
+
+class BusyError(X2SAMError):
+    """The queue is full or the device did not answer in time; try again."""
