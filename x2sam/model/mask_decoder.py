@@ -1,0 +1,169 @@
+"""Queries that read the picture and the words, and turn into masks and scores (Mask2Former with text attention).
+
+Order inside a layer, all post-norm: masked attention to the picture, attention to the words, attention among
+queries, feed-forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from x2sam.config import MaskDecoderConfig
+from x2sam.model.layers import Attention, PackedAttention, sine_position
+
+
+@dataclass(eq=False)
+class Condition:
+    """What the language model says to look for; batch ``B`` counts prompts.
+
+    classes:     (B, K + 1, C), the last one is the background
+    class_mask:  bool (B, K + 1), False for padding
+    tokens:      (B, N, C), the states of the phrases, un-averaged
+    token_mask:  bool (B, N), False for padding
+    seg:         (B, 1, C), the state of the ``<SEG>`` token
+    """
+
+    classes: Tensor
+    class_mask: Tensor
+    tokens: Tensor
+    token_mask: Tensor
+    seg: Tensor
+
+    def to(self, *args, **kwargs) -> Condition:
+        move = lambda x: x.to(*args, **kwargs) if x.is_floating_point() else x.to(x.device)  # noqa: E731
+        return Condition(*(move(x) for x in (self.classes, self.class_mask, self.tokens, self.token_mask, self.seg)))
+
+
+@dataclass(eq=False)
+class LevelPrediction:
+    """``mask_logits`` (B, Q, h, w) at stride 4, ``class_logits`` (B, Q, K + 1), ``queries`` (B, Q, C) after the norm."""
+
+    mask_logits: Tensor
+    class_logits: Tensor
+    queries: Tensor
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: MaskDecoderConfig):
+        super().__init__()
+        width = config.width
+        self.cross_attn = PackedAttention(width, config.heads)
+        self.cross_attn_layer_norm = nn.LayerNorm(width)
+        self.text_cross_attn = PackedAttention(width, config.heads)
+        self.text_cross_attn_layer_norm = nn.LayerNorm(width)
+        self.self_attn = Attention(width, config.heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.ffn)
+        self.fc2 = nn.Linear(config.ffn, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, content: Tensor, position: Tensor, feature: Tensor, key: Tensor, allowed: Tensor, text: Condition):
+        """``content`` (B, Q, C); ``feature`` and ``key`` (F, HW, C) of F pictures; ``allowed`` bool (B, Q, HW).
+
+        B is a multiple of F: prompts on the same picture share its keys and values, their queries lie side by side.
+        """
+        pictures = feature.shape[0]
+        fold = lambda x: x.unflatten(0, (pictures, -1)).flatten(1, 2)  # noqa: E731
+        read = self.cross_attn(fold(content + position), key, feature, fold(allowed)[:, None])
+        content = self.cross_attn_layer_norm(content + read.view_as(content))
+        mask = text.token_mask[:, None, None, :]
+        read = self.text_cross_attn(content + position, text.tokens, text.tokens, mask)
+        content = self.text_cross_attn_layer_norm(content + read)
+        query = content + position
+        content = self.self_attn_layer_norm(content + self.self_attn(query, query, content))
+        return self.final_layer_norm(content + self.fc2(F.relu(self.fc1(content))))
+
+
+class MaskEmbedder(nn.Module):
+    """Three linears with ReLU between them: query state to mask kernel."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mask_embedder = nn.Sequential(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU()),
+            nn.Sequential(nn.Linear(width, width), nn.ReLU()),
+            nn.Sequential(nn.Linear(width, width), nn.Identity()),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mask_embedder(x)
+
+
+class ClassHead(nn.Module):
+    """Scaled cosine between queries and class embeddings, clamped to 50; padding gets -1e6."""
+
+    def __init__(self):
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.full((1,), 1 / 0.07).log())
+
+    def forward(self, queries: Tensor, condition: Condition) -> Tensor:
+        cosine = F.normalize(queries, dim=-1) @ F.normalize(condition.classes, dim=-1).transpose(1, 2)
+        logits = (self.logit_scale.exp() * cosine).clamp(-50, 50)
+        return logits.masked_fill(~condition.class_mask[:, None, :], -1e6)
+
+
+class MaskDecoder(nn.Module):
+    def __init__(self, config: MaskDecoderConfig):
+        super().__init__()
+        self.config = config
+        self.queries_embedder = nn.Embedding(config.queries, config.width)
+        self.queries_features = nn.Embedding(config.queries, config.width)
+        self.level_embed = nn.Embedding(3, config.width)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.layernorm = nn.LayerNorm(config.width)
+        self.mask_predictor = MaskEmbedder(config.width)
+        self.class_head = ClassHead()
+
+    def forward(
+        self, maps: list[Tensor], mask_features: Tensor, condition: Condition, every_level: bool = False
+    ) -> list[LevelPrediction]:
+        """``maps`` at strides 16, 8, 4 and ``mask_features``, all (F, C, H, W); ``condition`` of B = F * P prompts.
+
+        Prompt ``i`` belongs to picture ``i // P``. Returns the last prediction only, or with ``every_level`` (for the
+        auxiliary losses) the initial one and the one after each layer.
+        """
+        features, keys, sizes = [], [], []
+        for index, level in enumerate(maps):
+            size = tuple(level.shape[-2:])
+            tokens = level.flatten(2).transpose(1, 2) + self.level_embed.weight[index]
+            sine = sine_position(*size, self.config.width, level.device, level.dtype).flatten(1).T
+            features.append(tokens)
+            keys.append(tokens + sine)
+            sizes.append(size)
+        batch = condition.seg.shape[0]
+        content = self.queries_features.weight + condition.seg
+        position = self.queries_embedder.weight.expand(batch, -1, -1)
+        state, logits = self._masks(content, mask_features)
+        levels = [self._predict(state, logits, condition)] if every_level else []
+        for index, layer in enumerate(self.layers):
+            level = index % len(maps)
+            allowed = self._allowed(logits, sizes[level])
+            content = layer(content, position, features[level], keys[level], allowed, condition)
+            state, logits = self._masks(content, mask_features)
+            if every_level or index == len(self.layers) - 1:
+                levels.append(self._predict(state, logits, condition))
+        return levels
+
+    def _masks(self, content: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed states (B, Q, C) and mask logits (B, Q, h, w)."""
+        state = self.layernorm(content)
+        kernels = self.mask_predictor(state)
+        pictures = mask_features.shape[0]
+        folded = kernels.unflatten(0, (pictures, -1)).flatten(1, 2)
+        logits = torch.bmm(folded, mask_features.flatten(2))
+        return state, logits.view(*kernels.shape[:2], *mask_features.shape[-2:])
+
+    def _predict(self, state: Tensor, logits: Tensor, condition: Condition) -> LevelPrediction:
+        return LevelPrediction(logits, self.class_head(state, condition), state)
+
+    @staticmethod
+    @torch.no_grad()
+    def _allowed(logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Where each query may look in the next layer: inside its own mask so far; everywhere when that is empty."""
+        small = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).flatten(2)
+        inside = small.sigmoid() >= 0.5
+        return inside | ~inside.any(-1, keepdim=True)

@@ -1,0 +1,59 @@
+"""MaskMemory: what the frames before have left behind. A container; it owns no weights and looks at no picture."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryEntry:
+    """One frame's memory: for each memory level the tokens (B, H*W, C), all on the same (coarsest) grid."""
+
+    time: int
+    levels: tuple[Tensor, ...]
+    grid: tuple[int, int]
+
+
+class MaskMemory:
+    """First in, first out, with ``slots`` places; pinned entries (a person's masks) stay beside it until reset.
+
+    Of pinned entries the ``slots`` latest in order of writing are kept, so the whole never exceeds twice ``slots``.
+    """
+
+    def __init__(self, slots: int = 5):
+        if slots < 1:
+            raise ValueError("a mask memory needs at least one slot")
+        self._fifo: deque[MemoryEntry] = deque(maxlen=slots)
+        self._pinned: deque[MemoryEntry] = deque(maxlen=slots)
+
+    def push(self, entry: MemoryEntry, pin: bool = False) -> None:
+        """Append; the oldest one of the same kind makes room. A pinned entry replaces one of the same time."""
+        if pin:
+            kept = [e for e in self._pinned if e.time != entry.time]
+            self._pinned.clear()
+            self._pinned.extend(kept)
+            self._pinned.append(entry)
+        else:
+            self._fifo.append(entry)
+
+    def read(self) -> list[MemoryEntry]:
+        """Pinned entries first, then oldest to newest; never the same frame twice (the pinned one wins)."""
+        pinned = {e.time for e in self._pinned}
+        return [*self._pinned, *(e for e in self._fifo if e.time not in pinned)]
+
+    def reset(self) -> None:
+        self._fifo.clear()
+        self._pinned.clear()
+
+    def copy(self) -> MaskMemory:
+        """A second memory with the same entries (they are immutable and shared)."""
+        other = MaskMemory(self._fifo.maxlen or 1)
+        other._fifo.extend(self._fifo)
+        other._pinned.extend(self._pinned)
+        return other
+
+    def __len__(self) -> int:
+        return len(self.read())

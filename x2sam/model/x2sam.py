@@ -1,0 +1,147 @@
+"""X2SAM: joins the parts. One frame step serves pictures, tracking and training.
+
+    encoded   = model.encode(pixels)                     once per frame
+    features  = model.decode_pixels(encoded, first)      once per frame
+    condition = model.condition(states, ...)             once per prompt
+    out       = model.step(features, condition, memory)  per frame and prompt
+    memory.push(model.remember(features, guidance, time))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from x2sam.config import X2SAMConfig
+from x2sam.model.layers import Projector
+from x2sam.model.mask_decoder import Condition, LevelPrediction, MaskDecoder
+from x2sam.model.mask_encoder import MaskEncoder
+from x2sam.model.mask_memory import MemoryEntry
+from x2sam.model.memory_attention import MemoryAttention
+from x2sam.model.memory_encoder import MemoryEncoder, blend_masks
+from x2sam.model.pixel_decoder import PixelDecoder
+from x2sam.model.region_sampler import sample_regions
+from x2sam.model.vision_language import VisionLanguage
+
+
+@dataclass(eq=False)
+class EncodedFrame:
+    """Mask encoder output: ``fpn`` maps (F, C, H, W) at strides 4, 8, 16 and ``stage3`` (F, H, W, width)."""
+
+    fpn: list[Tensor]
+    stage3: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (*self.fpn, self.stage3))
+
+
+@dataclass(eq=False)
+class FrameFeatures:
+    """What a frame step reads: ``maps`` at strides 16, 8, 4 and ``mask_features`` at stride 4, all (F, C, H, W)."""
+
+    maps: list[Tensor]
+    mask_features: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (*self.maps, self.mask_features))
+
+    def __getitem__(self, rows: slice) -> FrameFeatures:
+        return FrameFeatures([m[rows] for m in self.maps], self.mask_features[rows])
+
+
+class X2SAM(nn.Module):
+    def __init__(self, config: X2SAMConfig):
+        super().__init__()
+        self.config = config
+        width, language_width = config.width, config.text["hidden_size"]
+        self.vision_language = VisionLanguage(config)
+        self.mask_encoder = MaskEncoder(config.mask_encoder, language_width)
+        self.pixel_decoder = PixelDecoder(config.pixel_decoder)
+        self.mask_decoder = MaskDecoder(config.mask_decoder)
+        self.memory_encoder = MemoryEncoder(config.memory)
+        self.memory_attention = MemoryAttention(config.memory)
+        self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, width))
+        self.text_projector = Projector(language_width, width)
+        self.background = nn.Embedding(1, width)
+
+    # once per frame
+
+    def encode(self, pixels: Tensor) -> EncodedFrame:
+        """``pixels`` (F, 3, S, S) as :mod:`x2sam.inference.preprocess` makes them."""
+        return EncodedFrame(*self.mask_encoder(pixels))
+
+    def decode_pixels(self, encoded: EncodedFrame, first: bool) -> FrameFeatures:
+        """``first`` is True for pictures and for the frame a clip starts with: nothing is remembered yet."""
+        fpn = encoded.fpn
+        if first:
+            fpn = [level + self.no_memory_embedding.transpose(1, 2)[..., None] for level in fpn]
+        return FrameFeatures(*self.pixel_decoder(fpn))
+
+    # once per prompt
+
+    def region_tokens(self, stage3: Tensor, masks: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Tokens (N, n, D) of N region masks at network size, read from one picture's ``stage3`` (1, H, W, width)."""
+        return sample_regions(self.mask_encoder.region_map(stage3)[0], masks, self.config.region, generator)
+
+    def condition(self, states: Tensor, cond_ids: Tensor, seg_ids: Tensor, share: bool = False) -> Condition:
+        """Language states (B, L, D) with phrase and ``<SEG>`` numbers (B, L), -1 elsewhere, to a condition.
+
+        A class is the mean over its phrase with both markers. ``share`` gives every prompt all phrases of the batch
+        (referring and reasoning tasks). Each row needs exactly one ``<SEG>``.
+        """
+        projected = self.text_projector(states)
+        rows = [self._phrases(m, ids) for m, ids in zip(projected, cond_ids, strict=True)]
+        if share:
+            every = tuple(torch.cat(part) for part in zip(*rows, strict=True))
+            rows = [every] * len(rows)
+        pad = nn.utils.rnn.pad_sequence
+        classes = pad([r[0] for r in rows], batch_first=True)
+        tokens = pad([r[1] for r in rows], batch_first=True)
+        counts = torch.tensor([[len(r[0]), len(r[1])] for r in rows], device=states.device)
+        class_mask = torch.arange(classes.shape[1], device=states.device) < counts[:, :1]
+        background = self.background.weight[None].expand(len(rows), -1, -1)
+        return Condition(
+            classes=torch.cat((classes, background), 1),
+            class_mask=torch.cat((class_mask, class_mask.new_ones(len(rows), 1)), 1),
+            tokens=tokens,
+            token_mask=torch.arange(tokens.shape[1], device=states.device) < counts[:, 1:],
+            seg=projected[seg_ids == 0][:, None],
+        )
+
+    @staticmethod
+    def _phrases(projected: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (K, C) and the states themselves (N, C), both in the order of the phrases."""
+        groups = [projected[ids == i] for i in range(int(ids.max()) + 1)]
+        return torch.stack([g.mean(0) for g in groups]), torch.cat(groups)
+
+    # once per frame and prompt
+
+    def step(
+        self,
+        features: FrameFeatures,
+        condition: Condition,
+        memory: Sequence[MemoryEntry] = (),
+        time: int = 0,
+        every_level: bool = False,
+    ) -> list[LevelPrediction]:
+        """Decode one frame, conditioned on the words and on what ``memory`` holds.
+
+        ``features`` of F pictures, ``condition`` of B = F * P prompts, prompt i on picture i // P; entries have B rows.
+        """
+        maps = self.memory_attention(features.maps, list(memory), time)
+        return self.mask_decoder(maps, features.mask_features, condition, every_level)
+
+    def remember(self, features: FrameFeatures, guidance: Tensor | LevelPrediction, time: int) -> MemoryEntry:
+        """The memory entry of a frame from its features *before* they read memory.
+
+        ``guidance`` (B, 1, h, w) in 0..1 at stride 4, or a prediction, whose queries are then blended.
+        """
+        if isinstance(guidance, LevelPrediction):
+            guidance = blend_masks(guidance)
+        tokens, grid = self.memory_encoder(features.maps, guidance)
+        return MemoryEntry(time, tuple(tokens), grid)
