@@ -1,0 +1,134 @@
+"""Expressions that single out one object of a picture, from what is known about all of them.
+
+An expression is only made when nothing else in the picture can be meant: unknown attributes of other objects count
+as "could be", order needs a clear margin, and pictures with unlabelled things get no order at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from x2sam.structures import SampleObject
+
+_SIZE_RATIO = 1.5
+_ORDER_MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known about one object of a picture.
+
+    also:     other categories a person might use for it
+    colours:  names that fit; None when not known (it could be any)
+    colour:   the name to use, if one fits nearly all of it
+    pattern:  "striped", "dotted", ...; None when it has no name
+    area:     visible pixels; centre: x, y in pixels
+    """
+
+    id: int
+    category: str
+    area: float
+    centre: tuple[float, float]
+    also: frozenset[str] = frozenset()
+    colours: frozenset[str] | None = None
+    colour: str | None = None
+    pattern: str | None = None
+    thing: bool = True
+
+
+def _same_kind(item: Described, other: Described) -> bool:
+    return other.category == item.category or item.category in other.also or other.category in item.also
+
+
+def _could_be(other: Described, colour: str) -> bool:
+    return other.colours is None or colour in other.colours
+
+
+def _sizes(item: Described, rivals: Sequence[Described]) -> str | None:
+    if rivals and all(item.area >= _SIZE_RATIO * r.area for r in rivals):
+        return "large"
+    if rivals and all(item.area * _SIZE_RATIO <= r.area for r in rivals):
+        return "small"
+    return None
+
+
+def _sides(item: Described, rivals: Sequence[Described], size: tuple[int, int]) -> list[tuple[str, str]]:
+    """(superlative, place) pairs that hold for ``item`` against every rival, with a margin."""
+    h, w = size
+    words = []
+    for axis, extent, low, high in ((0, w, ("leftmost", "on the left"), ("rightmost", "on the right")),
+                                    (1, h, ("topmost", "at the top"), ("bottom", "at the bottom"))):  # fmt: skip
+        own, others = item.centre[axis] / extent, [r.centre[axis] / extent for r in rivals]
+        if others and own < min(others) - _ORDER_MARGIN:
+            words.append((low[0], low[1] if own < 0.42 and min(others) > 0.5 else ""))
+        if others and own > max(others) + _ORDER_MARGIN:
+            words.append((high[0], high[1] if own > 0.58 and max(others) < 0.5 else ""))
+    return words
+
+
+def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int], ordered: bool) -> list[str]:
+    """Expressions with the category's own name."""
+    name, found = item.category, []
+    sized = _sizes(item, rivals) if ordered else None
+    sides = _sides(item, rivals, size) if ordered else []
+    by_colour = item.colour is not None and not any(_could_be(r, item.colour) for r in rivals)
+    by_pattern = item.pattern is not None and all(r.pattern not in (None, item.pattern) for r in rivals)
+    looks = " ".join(word for word in (item.pattern, item.colour) if word)
+    if not rivals:
+        found.append(name)
+    if by_colour:
+        found.append(f"{item.colour} {name}")
+    if by_pattern:
+        found.append(f"{item.pattern} {name}")
+    if looks and (not rivals or by_colour or by_pattern):
+        found.append(f"{looks} {name}")
+    if sized:
+        found += [f"{'largest' if sized == 'large' else 'smallest'} {name}", f"{sized} {name}"]
+    for superlative, place in sides:
+        found.append(f"{superlative} {name}")
+        if place:
+            found.append(f"{name} {place}")
+            found.append(" ".join(word for word in (sized, item.pattern, item.colour, name, place) if word))
+    return found
+
+
+def _general_phrases(item: Described, others: list[Described], size: tuple[int, int], ordered: bool) -> list[str]:
+    """Expressions that name no category; only among countable objects and only where all of them are known."""
+    if not ordered or not item.thing or not others:
+        return []
+    found = []
+    if item.colour is not None and not any(_could_be(o, item.colour) for o in others):
+        found.append(f"{item.colour} object")
+    sized = _sizes(item, others)
+    if sized:
+        found.append("largest object" if sized == "large" else "smallest object")
+    return found + [f"{superlative} object" for superlative, _ in _sides(item, others, size)]
+
+
+def expressions(item: Described, items: Sequence[Described], size: tuple[int, int], ordered: bool) -> list[str]:
+    """All expressions (without article) that mean ``item`` and nothing else of ``items``, in a picture (H, W).
+
+    ordered: every object of the kind is among ``items``, so that "largest" and "leftmost" can be said
+    """
+    others = [o for o in items if o.id != item.id]
+    rivals = [o for o in others if _same_kind(item, o)]
+    countable = [o for o in others if o.thing]
+    found = _kind_phrases(item, rivals, size, ordered) + _general_phrases(item, countable, size, ordered)
+    return list(dict.fromkeys(found))
+
+
+def describe_objects(
+    items: Sequence[Described], size: tuple[int, int], rng: np.random.Generator, ordered: bool = True, most: int = 6
+) -> tuple[SampleObject, ...]:
+    """Objects with up to ``most`` expressions each, drawn without repetition, half of them with an article."""
+    described = []
+    for item in items:
+        found = expressions(item, items, size, ordered)
+        order = rng.permutation(len(found))[:most]
+        articles = rng.random(len(order)) < 0.5
+        phrases = tuple(("the " if a else "") + found[k] for k, a in zip(order, articles, strict=True))
+        described.append(SampleObject(item.id, item.category, item.thing, phrases))
+    return tuple(described)
