@@ -23,3 +23,11 @@ class CancelledError(X2SAMError):
 
 class BusyError(X2SAMError):
     """The queue is full or the device did not answer in time; try again."""
+
+
+class TrainingError(X2SAMError):
+    """A training step can't be taken: wrong targets, values that are not finite, or settings that name nothing."""
+
+
+class CheckpointError(X2SAMError):
+    """The saved state of a training run is damaged, missing or belongs to another run."""
