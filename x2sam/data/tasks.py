@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 from ..errors import PromptError
@@ -137,7 +137,7 @@ def _row(name: str, modality: str, values: dict) -> Task:
 TASKS: tuple[Task, ...] = tuple(_row(name, kind, values) for name, kinds, values in _ROWS for kind in kinds)
 
 
-@lru_cache(maxsize=None)
+@cache
 def templates_of(key: str) -> Templates:
     """The templates of a row, ``key`` as in :attr:`Task.templates`."""
     table = _template_table()
@@ -149,7 +149,7 @@ def template_texts() -> tuple[str, ...]:
     return tuple(text for row in _template_table().values() for texts in row.values() for text in texts)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _template_table() -> dict[str, dict[str, list[str]]]:
     return json.loads(files(__package__).joinpath("templates.json").read_text(encoding="utf-8"))
 

@@ -1,4 +1,4 @@
-"""A small tokenizer with the same special tokens and splitting rule as the published one, for models we train ourselves."""
+"""A small tokenizer for models trained here, with the special tokens and the splitting rule of the published one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Prompt and task -> chat text -> token ids, with a note of where pictures, regions, phrases and ``<SEG>`` are.
+"""Chat text -> token ids, with a note of where pictures, regions, phrases and ``<SEG>`` are; and back from an answer.
 
-One turn reads ``<|im_start|>user\\n{visual}{question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n``; there is
-no system turn. The text is cut at its markers and every piece is tokenised by itself, so what stands before a piece
-never changes its ids: everything up to the last visual row can be computed once per picture.
+The text is cut at its markers and every piece is tokenised by itself, so what stands before a piece never changes its
+ids: everything up to the last visual row can be computed once per picture.
 
 Arrays are int64 of shape (L,). ``L`` counts one position per visual row; a region is one position until
 :func:`expand` opens it to its rows.
@@ -10,56 +9,38 @@ Arrays are int64 of shape (L,). ``L`` counts one position per visual row; a regi
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from ..data.tasks import CategoryList, ItemKind, Task, is_sentence, templates_of
+from ..data.tasks import template_texts
 from ..data.tokenizer import PHRASE_CLOSE, PHRASE_OPEN, SEG, TURN_END, TURN_START, VISION_END, VISION_START
 from ..errors import PromptError, WeightsError
-from ..structures import Prompt
+from .chat_text import (
+    REGION_MARK,
+    VISUAL_MARKS,
+    Query,
+    Turn,
+    category_phrase,
+    clean_text,
+    query_of,
+    render,
+    tag_caption,
+)
+
+__all__ = [
+    "IGNORE", "REGION", "VISUAL", "ChatEncoder", "ChatTokens", "ExpandedTokens", "Generated", "Query", "Turn",
+    "category_phrase", "clean_text", "expand", "fake_timestamps", "parse_generated", "patch_timestamps",
+    "phrase_spans", "prefix_length", "query_of", "render", "tag_caption",
+]  # fmt: skip
 
 VISUAL, REGION = -1000, -400
 """Ids that stand for a row of the vision tower and for a region; never looked up in the embedding table."""
 IGNORE = -100
 """Label of a position that is not learned."""
-
-_REGION_MARK = "<region>"
-_VISUAL_MARKS = {"image": f"{VISION_START}<image>{VISION_END}", "video": f"{VISION_START}<video>{VISION_END}"}
-_MARKS = re.compile(r"<\|[^<>|]{1,40}\|>|<SEG>|</?p>|<image>|<video>|<region>")
-_LONGEST_TEXT = 4000
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is asked, already in the words of the prompt's items.
-
-    phrases:     category names, or one phrase or sentence, in the order of their condition index
-    regions:     number of drawn regions
-    question:    a person's words, for chat
-    sentence:    the one phrase is a whole sentence or question (reasoning segmentation has templates for both)
-    caption:     description with ``<p>...</p>`` around its phrases: the known answer of a grounded caption
-    explanation: known reasoning that may precede the answer of reasoning segmentation
-    """
-
-    phrases: tuple[str, ...] = ()
-    regions: int = 0
-    question: str | None = None
-    sentence: bool = True
-    caption: str | None = None
-    explanation: str | None = None
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One question and its answer, visual marker and turn marks included; ``output`` is empty when it is generated."""
-
-    input: str
-    output: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,127 +98,16 @@ class ExpandedTokens(ChatTokens):
         return int(self.cond_ids.max(initial=-1)) + 1
 
 
-def clean_text(text: str, keep_phrases: bool = False) -> str:
-    """A person's words without anything that the model would read as a marker.
-
-    Raises PromptError when nothing is left or the text is longer than the model can use.
-    """
-    cleaned = _MARKS.sub(lambda m: m[0] if keep_phrases and m[0] in (PHRASE_OPEN, PHRASE_CLOSE) else " ", text).strip()
-    if not cleaned:
-        raise PromptError("the text is empty; type what to look for")
-    if len(cleaned) > _LONGEST_TEXT:
-        raise PromptError(f"the text has {len(cleaned)} characters; use at most {_LONGEST_TEXT}")
-    return cleaned
-
-
-def category_phrase(name: str) -> str:
-    """A dataset's category name as the model knows it: ``sky-other-merged`` -> ``sky``."""
-    for ending in ("-merged", "-other", "-stuff"):
-        name = name.replace(ending, "")
-    return name.replace("-", " ").strip().lower()
-
-
-def tag_caption(caption: str, spans: Sequence[tuple[int, int]]) -> str:
-    """Mark character ranges ``(start, end)`` of a picture's caption as phrases and close it with a full stop.
-
-    Phrases are numbered in reading order. A space follows each closing marker, as in training.
-    """
-    text, at = "", 0
-    caption = _full_stop(caption)
-    for start, end in sorted(spans):
-        if start < at or end > len(caption) or start >= end:
-            raise PromptError(f"the span {start}-{end} of the caption is empty, outside, or overlaps another")
-        text += f"{caption[at:start]}{PHRASE_OPEN}{caption[start:end]}{PHRASE_CLOSE} "
-        at = end
-    return text + caption[at:]
-
-
-def _full_stop(text: str) -> str:
-    text = text.strip()
-    return text if text.endswith(".") else text + "."
-
-
-def query_of(task: Task, prompt: Prompt, regions: int = 0) -> Query:
-    """What ``prompt`` asks of ``task``; ``regions`` is the number of region masks made from what was drawn.
-
-    Raises PromptError when the prompt lacks what the task needs.
-    """
-    text = (prompt.text or "").strip()
-    if task.items is ItemKind.CATEGORIES:
-        return Query(phrases=CategoryList.of(prompt).names)
-    if task.items is ItemKind.REGIONS:
-        if regions < 1 or (task.single and regions != 1):
-            raise PromptError(f"{task.name} needs {'exactly one region' if task.single else 'a region'}, not {regions}")
-        return Query(regions=regions)
-    if task.name == "chat":
-        return Query(question=clean_text(text))
-    if task.items is ItemKind.NONE:
-        return Query()
-    if not text and len(prompt.categories) == 1:
-        text = prompt.categories[0]
-    return Query(phrases=(clean_text(text),), sentence=is_sentence(text))
-
-
-def render(
-    task: Task, query: Query, rng: random.Random | None = None, answer: bool = True, suffix: bool = True
-) -> Turn:
-    """The text of one turn.
-
-    Without ``rng`` the task's served templates are used, so equal queries give equal text. With it the question is
-    drawn first and the answer second, by ``rng.choice``. ``answer=False`` leaves the output to be generated;
-    ``suffix=False`` leaves out the closing ``<|im_end|>`` of the answer.
-    """
-    question, reply = (query.question or "", "") if task.templates is None else _question_answer(task, query, rng)
-    text = f"{TURN_START}user\n{_VISUAL_MARKS[task.modality]}{question}{TURN_END}\n{TURN_START}assistant\n"
-    if not answer or not reply:
-        return Turn(text)
-    return Turn(text, reply + (TURN_END if suffix else ""))
-
-
-def _question_answer(task: Task, query: Query, rng: random.Random | None) -> tuple[str, str]:
-    known = templates_of(task.templates or "")
-    questions, answers = known.questions, known.answers
-    prefix = ""
-    if task.items is ItemKind.SENTENCE:
-        if query.explanation and (rng is None or rng.random() < 0.5):
-            questions, answers, prefix = known.explain_questions, known.explain_answers, query.explanation + " "
-        elif query.sentence:
-            questions = known.sentence_questions
-    elif task.items is ItemKind.CATEGORIES and query.caption:
-        questions, answers = known.caption_questions, known.caption_answers
-    question = questions[task.served[0]] if rng is None else rng.choice(questions)
-    reply = answers[task.served[1]] if rng is None else rng.choice(answers)
-    if task.items is ItemKind.NONE:
-        if query.caption:
-            prefix = _full_stop(query.caption) + " "
-    else:
-        question = question.replace("{items}", _items(task, query))
-        reply = reply.replace("{caption}", query.caption or "")
-    return question, prefix + reply
-
-
-def _items(task: Task, query: Query) -> str:
-    if task.items is ItemKind.REGIONS:
-        return ", ".join([f"{PHRASE_OPEN}{_REGION_MARK}{PHRASE_CLOSE}"] * query.regions)
-    phrases = [phrase.strip() for phrase in query.phrases]
-    if task.items is ItemKind.CATEGORIES:
-        phrases = [category_phrase(phrase) for phrase in phrases]
-    if task.lower:
-        phrases = [phrase.lower() for phrase in phrases]
-    if task.single and len(phrases) != 1:
-        raise PromptError(f"{task.name} takes one phrase, not {len(phrases)}; ask for them one by one")
-    return ", ".join(f"{PHRASE_OPEN}{clean_text(phrase)}{PHRASE_CLOSE}" for phrase in phrases)
-
-
 def fake_timestamps(steps: int) -> tuple[float, ...]:
     """1, 2, 3 ... seconds: what the model is told when the true times are not used (all segmentation tasks)."""
     return tuple(float(step + 1) for step in range(steps))
 
 
 def patch_timestamps(indices: Sequence[int], fps: float, temporal_patch: int = 2) -> tuple[float, ...]:
-    """Seconds in the middle of each temporal patch of the frames ``indices``; the last frame fills up the last patch."""
+    """Seconds in the middle of each temporal patch of the frames ``indices``; the last frame fills the last patch."""
     padded = list(indices) + [indices[-1]] * (-len(indices) % temporal_patch)
-    return tuple((padded[i] + padded[i + temporal_patch - 1]) / (2 * fps) for i in range(0, len(padded), temporal_patch))
+    ends = zip(padded[::temporal_patch], padded[temporal_patch - 1 :: temporal_patch], strict=True)
+    return tuple((first + last) / (2 * fps) for first, last in ends)
 
 
 class ChatEncoder:
@@ -315,7 +185,7 @@ class ChatEncoder:
 
     def _region_pieces(self, text: str) -> list[int]:
         ids: list[int] = []
-        for index, piece in enumerate(text.split(_REGION_MARK)):
+        for index, piece in enumerate(text.split(REGION_MARK)):
             ids += [REGION] * (index > 0)
             ids += self._ids(piece) if piece.strip() else []
         return ids
@@ -334,7 +204,7 @@ class ChatEncoder:
 
 
 def _visual_mark(text: str) -> tuple[str, str]:
-    for kind, mark in _VISUAL_MARKS.items():
+    for kind, mark in VISUAL_MARKS.items():
         if mark in text:
             return mark, kind
     return "", ""
@@ -365,9 +235,7 @@ def phrase_spans(token_ids: np.ndarray, open_id: int, close_id: int) -> list[tup
     return spans
 
 
-def expand(
-    tokens: ChatTokens, visual_rows: int, region_rows: Sequence[int] = (), mend: bool = True
-) -> ExpandedTokens:
+def expand(tokens: ChatTokens, visual_rows: int, region_rows: Sequence[int] = (), mend: bool = True) -> ExpandedTokens:
     """Open every region to its rows.
 
     visual_rows: rows that the vision tower returned; must be what ``tokens`` has room for
@@ -407,3 +275,71 @@ def prefix_length(tokens: ExpandedTokens) -> int:
     """
     rows = np.flatnonzero(tokens.visual_mask)
     return int(rows[-1]) + 1 if len(rows) else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """A generated answer, ready for the mask branch.
+
+    text:     the answer for a person, without markers and without the sentence that carries ``<SEG>``
+    caption:  the same with ``<p>...</p>`` kept, to force the answer where generation went wrong
+    phrases:  the phrases of the answer; empty when it has none and those of the prompt stay in force
+    cond_ids: int64 (L,), phrase index over the prompt and the answer, else -1
+    seg_ids:  int64 (L,), running index on the answer's ``<SEG>``, else -1
+    problem:  None when exactly one ``<SEG>`` with a state is there, else why the masks can't be taken from this answer
+    """
+
+    text: str
+    caption: str
+    phrases: tuple[str, ...]
+    cond_ids: np.ndarray
+    seg_ids: np.ndarray
+    problem: str | None
+
+    @property
+    def fallback(self) -> bool:
+        """The answer must be forced: render the task again with ``caption`` and read it in one pass."""
+        return self.problem is not None
+
+
+def parse_generated(
+    output_ids: Sequence[int], tokenizer, prompt_tokens: ExpandedTokens, states: int | None = None
+) -> Generated:
+    """Find phrases and ``<SEG>`` in a generated answer.
+
+    output_ids: ids of the answer, the closing ``<|im_end|>`` included when it was generated
+    states:     how many of them the language model has read; by default all but the last, which ends the answer
+
+    Phrases in the answer replace those of the prompt; ``<SEG>`` counts in the answer only (X2SAM, generation).
+    """
+    output = np.asarray(output_ids, dtype=np.int64)
+    states = max(len(output) - 1, 0) if states is None else states
+    seg_id, open_id, close_id = tokenizer.convert_tokens_to_ids([SEG, PHRASE_OPEN, PHRASE_CLOSE])
+    read = output[:states]
+    spans = phrase_spans(read, open_id, close_id)
+    before = np.full(len(prompt_tokens), -1, dtype=np.int64) if spans else prompt_tokens.cond_ids
+    after = np.full(len(read), -1, dtype=np.int64)
+    for index, (start, end) in enumerate(spans):
+        after[start : end + 1] = index
+    seg_ids = np.full(len(prompt_tokens) + len(read), -1, dtype=np.int64)
+    at = np.flatnonzero(read == seg_id)
+    seg_ids[len(prompt_tokens) + at] = np.arange(len(at))
+    problem = None if len(at) == 1 else f"the answer has {len(at)} {SEG} marks instead of one"
+    caption = _without_seg(tokenizer.decode(output.tolist(), skip_special_tokens=False))
+    text = re.sub(r"\s+([,.;:!?])", r"\1", re.sub(r"\s+", " ", re.sub(r"</?p>", "", caption))).strip()
+    phrases = tuple(tokenizer.decode(read[start + 1 : end].tolist()).strip() for start, end in spans)
+    return Generated(text, caption, phrases, np.concatenate([before, after]), seg_ids, problem)
+
+
+@lru_cache(maxsize=1)
+def _seg_sentences() -> tuple[str, ...]:
+    """Answers that carry ``<SEG>``, longest first, so that none is cut in half."""
+    answers = {text for text in template_texts() if SEG in text and "{" not in text}
+    return tuple(sorted(answers, key=len, reverse=True))
+
+
+def _without_seg(answer: str) -> str:
+    answer = re.sub(r"<\|[^<>|]{1,40}\|>", "", answer).strip()
+    for sentence in _seg_sentences():
+        answer = answer.replace(sentence, " ")
+    return answer.replace(SEG, " ").strip()
