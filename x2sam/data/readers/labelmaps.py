@@ -1,0 +1,191 @@
+"""Pictures with label maps: a JSON list, one image and one 8-bit PNG of object ids per picture.
+
+Two layouts are read. Training sets have ``train.json`` (``sources``, ``pictures`` with ``file`` and ``mask``);
+evaluation sets have ``images.json`` (``images`` with ``image`` and ``mask``, objects with ``eval``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from x2sam.data.masks import IGNORE, label_centres
+from x2sam.data.phrases import Described, describe_objects
+from x2sam.errors import FramesError
+from x2sam.structures import Sample
+
+DAILY_LIFE: Mapping[str, float] = {"coco": 5.0, "coco_person": 2.5, "pixabay": 3.0, "openimages_animals": 2.0}
+"""Sources of everyday photographs, few in number: how much more often they are drawn."""
+
+# How often a source is drawn, from its number of pictures.
+_SOURCE_RULES = {"sqrt": np.sqrt, "equal": np.ones_like, "count": np.asarray}
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """What the list says about one object. ``evaluate`` is False where it is too small or too hidden to be scored."""
+
+    id: int
+    category: str
+    thing: bool
+    evaluate: bool
+
+
+@dataclass(frozen=True)
+class PictureRecord:
+    """One line of the list; paths relative to the root, sizes in pixels."""
+
+    image: str
+    mask: str
+    width: int
+    height: int
+    source: str
+    complete: bool
+    ignore_label: int
+    objects: tuple[ObjectRecord, ...]
+
+
+def _inside(root: Path, name: str, listing: Path) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise FramesError(f"{listing} names {name!r}, which is outside {root}; use paths relative to that directory")
+    return str(path)
+
+
+def _record(entry: dict, root: Path, listing: Path) -> PictureRecord:
+    try:
+        image = entry.get("file") or entry["image"]
+        folders = PurePosixPath(image).parts
+        return PictureRecord(
+            image=_inside(root, image, listing),
+            mask=_inside(root, entry["mask"], listing),
+            width=int(entry["width"]),
+            height=int(entry["height"]),
+            source=entry.get("source") or (folders[-2] if len(folders) > 1 else ""),
+            complete=bool(entry.get("complete", entry.get("gt_kind") == "panoptic")),
+            ignore_label=int(entry.get("ignore_label", IGNORE)),
+            objects=tuple(
+                ObjectRecord(int(o["id"]), str(o["category"]), bool(o.get("thing", True)), bool(o.get("eval", True)))
+                for o in entry["objects"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        raise FramesError(
+            f"{listing}: the entry {str(entry)[:120]} lacks or garbles a field ({problem}); correct that entry"
+        ) from problem
+
+
+def read_listing(root: Path) -> tuple[PictureRecord, ...]:
+    """The pictures of a directory of either layout. Raises :class:`FramesError` naming what is missing or broken."""
+    listing = next((root / name for name in ("train.json", "images.json") if (root / name).is_file()), None)
+    if listing is None:
+        raise FramesError(f"{root} has neither train.json nor images.json; name a directory of labelled pictures")
+    try:
+        content = json.loads(listing.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise FramesError(f"{listing} is not JSON ({problem}); copy it again") from problem
+    entries = content.get("pictures", content.get("images")) if isinstance(content, dict) else None
+    if not entries:
+        raise FramesError(f"{listing} lists no pictures under 'pictures' or 'images'")
+    return tuple(_record(entry, root, listing) for entry in entries)
+
+
+def _decode(path: Path, flags: int, what: str) -> np.ndarray:
+    try:
+        coded = np.fromfile(path, np.uint8)
+    except OSError as problem:
+        raise FramesError(f"{path}: the {what} can't be read ({problem.strerror}); restore the file") from problem
+    decoded = cv2.imdecode(coded, flags) if len(coded) else None
+    if decoded is None:
+        raise FramesError(f"{path}: the {what} is not a picture that can be decoded; restore the file")
+    return decoded
+
+
+def plain_name(category: str) -> str:
+    """A category as people say it: ``wall-other-merged`` -> ``wall``."""
+    for suffix in ("-merged", "-other", "-stuff"):
+        category = category.replace(suffix, "")
+    return category.replace("-", " ").strip().lower()
+
+
+class LabelMapDataset:
+    """Lazy random access: ``dataset[i]`` is a :class:`Sample` of one frame at the picture's own size.
+
+    Pixels with the list's ignore label become 255. Expressions are made of category, place and size only where they
+    are unambiguous: order ("leftmost", "largest") needs a picture whose objects are all outlined.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.records = read_listing(self.root)
+        self._by_image = {record.image: i for i, record in enumerate(self.records)}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def index_of(self, image: str) -> int:
+        """Index of the picture with this relative path; :class:`FramesError` when it is not listed."""
+        if image not in self._by_image:
+            raise FramesError(f"{image} is not listed in {self.root}")
+        return self._by_image[image]
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture uint8 (H, W, 3) RGB and label map uint8 (H, W), checked against the list and each other."""
+        record = self.records[index]
+        picture = cv2.cvtColor(_decode(self.root / record.image, cv2.IMREAD_COLOR, "picture"), cv2.COLOR_BGR2RGB)
+        path = self.root / record.mask
+        labels = _decode(path, cv2.IMREAD_UNCHANGED, "label map")
+        if labels.ndim != 2 or labels.dtype != np.uint8:
+            raise FramesError(f"{path}: a label map has one channel of 8 bits, this has {labels.dtype} {labels.shape}")
+        if not picture.shape[:2] == labels.shape == (record.height, record.width):
+            raise FramesError(
+                f"{path}: sizes disagree: picture {picture.shape[:2]}, label map {labels.shape}, "
+                f"list {(record.height, record.width)} as (H, W); restore the files"
+            )
+        if record.ignore_label != IGNORE:
+            labels[labels == record.ignore_label] = IGNORE
+        known = {o.id for o in record.objects} | {0, IGNORE}
+        stray = [int(v) for v in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if int(v) not in known]
+        if stray:
+            raise FramesError(f"{path}: the label map has ids {stray} that the list does not name")
+        return picture, labels
+
+    def __getitem__(self, index: int) -> Sample:
+        record = self.records[index]
+        picture, labels = self.read(index)
+        rng = np.random.default_rng((len(self.records), range(len(self))[index]))
+        objects = describe_objects(described(record, labels), labels.shape, rng, ordered(record, labels))
+        return Sample(picture[None], labels[None], objects, record.complete, record.source)
+
+    def weights(self, per_source: str = "sqrt", boosts: Mapping[str, float] = DAILY_LIFE) -> np.ndarray:
+        """Probability of drawing each picture, float64 (n,), sum 1.
+
+        per_source: "sqrt" draws a source by the root of its number of pictures (so that large sources of one kind do
+        not drown the others), "count" by that number, "equal" all alike; ``boosts`` multiply sources by name
+        """
+        if per_source not in _SOURCE_RULES:
+            raise ValueError(f"per_source is one of {', '.join(_SOURCE_RULES)}, not {per_source!r}")
+        names, which, counts = np.unique([r.source for r in self.records], return_inverse=True, return_counts=True)
+        share = _SOURCE_RULES[per_source](counts.astype(float)) * [boosts.get(str(n), 1.0) for n in names]
+        weights = (share / counts)[which]
+        return weights / weights.sum()
+
+
+def ordered(record: PictureRecord, labels: np.ndarray) -> bool:
+    """Whether order can be claimed: everything is outlined and no crowd or surplus objects are marked as ignored."""
+    return record.complete and not (labels == IGNORE).any()
+
+
+def described(record: PictureRecord, labels: np.ndarray) -> list[Described]:
+    """What is known about the objects that are visible in ``labels`` uint8 (H, W)."""
+    areas, centres = label_centres(labels)
+    return [
+        Described(o.id, plain_name(o.category), float(areas[o.id]), tuple(map(float, centres[o.id])), thing=o.thing)
+        for o in record.objects
+        if areas[o.id]
+    ]
