@@ -62,17 +62,20 @@ def draw_natural(rng: np.random.Generator) -> np.ndarray:
     return hsv_to_rgb(hue, min(0.75, rng.gamma(2.0, 0.13)), rng.uniform(0.1, 0.95))
 
 
-def colour_votes(pixels: np.ndarray) -> dict[str, float]:
-    """Share of ``pixels``, uint8 (n, 3) RGB, that go by each colour name; pixels between the names vote for none."""
+def colour_matches(pixels: np.ndarray) -> np.ndarray:
+    """Which names fit each of ``pixels``, uint8 (n, 3) RGB: bool (n, 11) in the order of :data:`COLOUR_NAMES`.
+
+    Pixels between the names fit none; a few at the rim of two names fit both.
+    """
     if not len(pixels):
-        return dict.fromkeys(COLOUR_NAMES, 0.0)
+        return np.zeros((0, len(COLOURS)), bool)
     scaled = np.ascontiguousarray(pixels[None].astype(np.float32) / 255.0)
     hue, saturation, value = np.moveaxis(cv2.cvtColor(scaled, cv2.COLOR_RGB2HSV)[0], -1, 0)
-    votes = {}
+    fits = []
     for name, ((h0, h1), (s0, s1), (v0, v1)) in COLOURS.items():
         dh, ds, below, above = _TOLERANCE[name]
         inside = (saturation >= s0 - ds) & (saturation <= s1 + ds) & (value >= v0 - below) & (value <= v1 + above)
         if h1 - h0 < 360:
             inside &= (hue - (h0 - dh)) % 360.0 <= h1 - h0 + 2 * dh
-        votes[name] = float(inside.mean())
-    return votes
+        fits.append(inside)
+    return np.stack(fits, -1)

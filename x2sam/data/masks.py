@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
@@ -73,6 +75,22 @@ def label_centres(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     areas = columns.sum(1)
     divisor = np.maximum(areas, 1)
     return areas, np.stack([columns @ (np.arange(w) + 0.5) / divisor, rows @ (np.arange(h) + 0.5) / divisor], -1)
+
+
+def drop_small(labels: np.ndarray, ids: Iterable[int]) -> tuple[np.ndarray, list[int]]:
+    """Take objects out that no frame of ``labels`` uint8 (T, H, W) shows with :data:`MIN_VISIBLE` pixels.
+
+    Their pixels become :data:`IGNORE`. Returns the labels (the same array where nothing was dropped) and the ids that
+    stay, in the order given.
+    """
+    ids = list(ids)
+    best = np.max([label_areas(frame) for frame in labels], axis=0)
+    gone = [k for k in ids if 0 < best[k] < MIN_VISIBLE]
+    if gone:
+        table = np.arange(256, dtype=np.uint8)
+        table[gone] = IGNORE
+        labels = cv2.LUT(labels.reshape(-1, labels.shape[-1]), table).reshape(labels.shape)
+    return labels, [k for k in ids if best[k] >= MIN_VISIBLE]
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

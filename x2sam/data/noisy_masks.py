@@ -47,7 +47,8 @@ def _rough_edge(mask: np.ndarray, rng: np.random.Generator, others: np.ndarray |
     reach = max(1.5, _extent(mask) * rng.uniform(0.05, 0.2))
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), reach)
     noise = octave_noise(rng, mask.shape, int(rng.integers(4, 16)), 2, 0.5)
-    return soft > 0.5 + 0.18 * noise
+    # Bounded, so that nothing appears far from the mask.
+    return soft > 0.5 + 0.18 * np.clip(noise, -2.0, 2.0)
 
 
 def _cut(mask: np.ndarray, rng: np.random.Generator, others: np.ndarray | None) -> np.ndarray:

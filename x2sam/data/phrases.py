@@ -69,13 +69,13 @@ def _sides(item: Described, rivals: Sequence[Described], size: tuple[int, int]) 
     return words
 
 
-def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int], ordered: bool) -> list[str]:
+def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int], whole: bool) -> list[str]:
     """Expressions with the category's own name."""
     name, found = item.category, []
-    sized = _sizes(item, rivals) if ordered else None
-    sides = _sides(item, rivals, size) if ordered else []
-    by_colour = item.colour is not None and not any(_could_be(r, item.colour) for r in rivals)
-    by_pattern = item.pattern is not None and all(r.pattern not in (None, item.pattern) for r in rivals)
+    sized = _sizes(item, rivals) if whole else None
+    sides = _sides(item, rivals, size) if whole else []
+    by_colour = whole and item.colour is not None and not any(_could_be(r, item.colour) for r in rivals)
+    by_pattern = whole and item.pattern is not None and all(r.pattern not in (None, item.pattern) for r in rivals)
     looks = " ".join(word for word in (item.pattern, item.colour) if word)
     if not rivals:
         found.append(name)
@@ -95,9 +95,9 @@ def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int
     return found
 
 
-def _general_phrases(item: Described, others: list[Described], size: tuple[int, int], ordered: bool) -> list[str]:
+def _general_phrases(item: Described, others: list[Described], size: tuple[int, int], whole: bool) -> list[str]:
     """Expressions that name no category; only among countable objects and only where all of them are known."""
-    if not ordered or not item.thing or not others:
+    if not whole or not item.thing or not others:
         return []
     found = []
     if item.colour is not None and not any(_could_be(o, item.colour) for o in others):
@@ -108,25 +108,26 @@ def _general_phrases(item: Described, others: list[Described], size: tuple[int, 
     return found + [f"{superlative} object" for superlative, _ in _sides(item, others, size)]
 
 
-def expressions(item: Described, items: Sequence[Described], size: tuple[int, int], ordered: bool) -> list[str]:
+def expressions(item: Described, items: Sequence[Described], size: tuple[int, int], whole: bool) -> list[str]:
     """All expressions (without article) that mean ``item`` and nothing else of ``items``, in a picture (H, W).
 
-    ordered: every object of the kind is among ``items``, so that "largest" and "leftmost" can be said
+    whole: every object of these kinds is among ``items``; else only kinds that occur once are named, and neither
+        order, size nor colour tells two of a kind apart
     """
     others = [o for o in items if o.id != item.id]
     rivals = [o for o in others if _same_kind(item, o)]
     countable = [o for o in others if o.thing]
-    found = _kind_phrases(item, rivals, size, ordered) + _general_phrases(item, countable, size, ordered)
+    found = _kind_phrases(item, rivals, size, whole) + _general_phrases(item, countable, size, whole)
     return list(dict.fromkeys(found))
 
 
 def describe_objects(
-    items: Sequence[Described], size: tuple[int, int], rng: np.random.Generator, ordered: bool = True, most: int = 6
+    items: Sequence[Described], size: tuple[int, int], rng: np.random.Generator, whole: bool = True, most: int = 6
 ) -> tuple[SampleObject, ...]:
     """Objects with up to ``most`` expressions each, drawn without repetition, half of them with an article."""
     described = []
     for item in items:
-        found = expressions(item, items, size, ordered)
+        found = expressions(item, items, size, whole)
         order = rng.permutation(len(found))[:most]
         articles = rng.random(len(order)) < 0.5
         phrases = tuple(("the " if a else "") + found[k] for k, a in zip(order, articles, strict=True))

@@ -60,7 +60,8 @@ def _wavy_edge(rng: np.random.Generator, size: Size) -> np.ndarray:
     h, w = size
     x = np.linspace(-1, 1, w, dtype=np.float32)
     waves = sum(
-        rng.normal(0, amplitude) * np.sin(x * np.float32(rate * rng.uniform(0.6, 1.4)) + np.float32(rng.uniform(0, 6.28)))
+        rng.normal(0, amplitude)
+        * np.sin(x * np.float32(rate * rng.uniform(0.6, 1.4)) + np.float32(rng.uniform(0, 6.28)))
         for amplitude, rate in ((0.05, 2.0), (0.03, 6.0), (0.012, 25.0))
     )
     horizon = (rng.uniform(0.25, 0.75) + rng.normal(0, 0.06) * x + rng.choice((0.0, 1.0)) * waves) * h

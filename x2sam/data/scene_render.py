@@ -182,7 +182,9 @@ class _Layers:
         """Darken the ground where the silhouette, moved away from the sun, would hide it; soft, at half resolution."""
         reach = 0.35 * actor.radius
         pad = int(2 + 0.25 * reach)
-        small = cv2.resize(cover, (max(1, cover.shape[1] // 2), max(1, cover.shape[0] // 2)), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            cover, (max(1, cover.shape[1] // 2), max(1, cover.shape[0] // 2)), interpolation=cv2.INTER_AREA
+        )
         small = cv2.copyMakeBorder(small, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
         small = cv2.blur(small, (2 * (pad // 2) + 1,) * 2)
         soft = cv2.resize(small, (2 * small.shape[1], 2 * small.shape[0]))

@@ -53,7 +53,8 @@ def box(x0: float, y0: float, x1: float, y1: float, corner: float = 0.0) -> np.n
     if corner <= 0:
         return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float)
     quarter = np.linspace(0, np.pi / 2, 5)
-    centres = ((x1 - corner, y1 - corner), (x0 + corner, y1 - corner), (x0 + corner, y0 + corner), (x1 - corner, y0 + corner))
+    near, far = (x0 + corner, y0 + corner), (x1 - corner, y1 - corner)
+    centres = (far, (near[0], far[1]), near, (far[0], near[1]))
     return np.concatenate(
         [
             np.stack([cx + corner * np.cos(quarter + k * np.pi / 2), cy + corner * np.sin(quarter + k * np.pi / 2)], -1)
@@ -233,10 +234,10 @@ def fish(rng: np.random.Generator) -> Silhouette:
 
 def bird(rng: np.random.Generator) -> Silhouette:
     up = rng.uniform(0.3, 0.9)
-    wings = [
-        Part((smooth(np.array([(0.15, -0.05), (-0.1 + s * 0.2, -up), (-0.5 + s * 0.3, -up * 0.8), (-0.3, 0.05)])),), 1, 0.5, (0, 0))
-        for s in (0, 1)
+    feathers = [
+        np.array([(0.15, -0.05), (-0.1 + s * 0.2, -up), (-0.5 + s * 0.3, -up * 0.8), (-0.3, 0.05)]) for s in (0, 1)
     ]
+    wings = [Part((smooth(points),), 1, 0.5, (0, 0)) for points in feathers]
     return (
         wings[0],
         Part((np.array([(-0.45, 0), (-1, -0.14), (-0.95, 0.16)]),)),
@@ -250,8 +251,8 @@ def bird(rng: np.random.Generator) -> Silhouette:
 def tree(rng: np.random.Generator) -> Silhouette:
     trunk = Part((box(-0.09, 0.1, 0.09, 1),), 1)
     if rng.random() < 0.4:
-        tiers = (np.array([(-0.75 + k * 0.15, 0.5 - k * 0.45), (0.75 - k * 0.15, 0.5 - k * 0.45), (0, -0.2 - k * 0.4)]) for k in range(3))
-        return (trunk, *(Part((tier,)) for tier in tiers))
+        tiers = [(0.75 - k * 0.15, 0.5 - k * 0.45, -0.2 - k * 0.4) for k in range(3)]
+        return (trunk, *(Part((np.array([(-half, low), (half, low), (0, top)]),)) for half, low, top in tiers))
     n = int(rng.integers(7, 11))
     return (trunk, Part((smooth(regular(n) * rng.uniform(0.5, 0.8, (n, 1)) + (0, -0.35)),)))
 
@@ -260,7 +261,8 @@ def house(rng: np.random.Generator) -> Silhouette:
     wide = rng.uniform(0.6, 0.9)
     roof = np.array([(-wide - 0.12, -0.1), (0, -0.95), (wide + 0.12, -0.1)])
     windows = tuple(Part((box(x - 0.13, 0.15, x + 0.13, 0.42),), 2) for x in (-0.4, 0.4))
-    return (Part((box(-wide, -0.15, wide, 0.95),)), Part((roof,), 1), Part((box(-0.12, 0.45, 0.14, 0.95),), 1), *windows)
+    door = Part((box(-0.12, 0.45, 0.14, 0.95),), 1)
+    return (Part((box(-wide, -0.15, wide, 0.95),)), Part((roof,), 1), door, *windows)
 
 
 def car(rng: np.random.Generator) -> Silhouette:
@@ -289,7 +291,8 @@ def leaf(rng: np.random.Generator) -> Silhouette:
 def mushroom(rng: np.random.Generator) -> Silhouette:
     a = np.linspace(np.pi, TAU, 18)
     cap = np.stack([np.cos(a), rng.uniform(0.6, 0.95) * np.sin(a)], -1)
-    return (Part((capsule(0, -0.1, 0, 0.85, 0.2, 0.28),), 1), Part((np.concatenate([cap, [(0.7, 0.18), (-0.7, 0.18)]]),)))
+    cap = np.concatenate([cap, [(0.7, 0.18), (-0.7, 0.18)]])
+    return (Part((capsule(0, -0.1, 0, 0.85, 0.2, 0.28),), 1), Part((cap,)))
 
 
 def bottle(rng: np.random.Generator) -> Silhouette:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from x2sam.data.colours import COLOUR_NAMES, draw_colour, draw_natural
-from x2sam.data.masks import IGNORE, MIN_VISIBLE, label_areas, label_centres
+from x2sam.data.masks import drop_small, label_centres
 from x2sam.data.phrases import Described, describe_objects
 from x2sam.data.scene_backdrops import Backdrop, draw_backdrop
-from x2sam.data.scene_render import UNIT_REACH, Actor, Lens, Scene, compose, lighting, render
+from x2sam.data.scene_render import UNIT_REACH, Actor, Lens, Scene, lighting, render
 from x2sam.data.scene_shapes import CONFUSABLE, SILHOUETTES, UPRIGHT
 from x2sam.data.textures import PATTERNS, colour_ramp
 from x2sam.structures import Sample
@@ -185,17 +184,6 @@ def _draw_lens(rng: np.random.Generator) -> Lens:
     )
 
 
-def _settle(labels: np.ndarray, count: int) -> tuple[np.ndarray, list[int]]:
-    """Objects that are never seen with enough pixels become ignored ground; returns labels and the ids that stay."""
-    best = np.max([label_areas(frame)[: count + 1] for frame in labels], axis=0)
-    gone = [k for k in range(1, count + 1) if 0 < best[k] < MIN_VISIBLE]
-    if gone:
-        table = np.arange(256, dtype=np.uint8)
-        table[gone] = IGNORE
-        labels = cv2.LUT(labels.reshape(-1, labels.shape[-1]), table).reshape(labels.shape)
-    return labels, [k for k in range(1, count + 1) if best[k] >= MIN_VISIBLE]
-
-
 def _describe(plans: list[_Plan], backdrop: Backdrop, labels: np.ndarray, seen: list[int], rng: np.random.Generator):
     """Objects with expressions that hold in the first frame they are seen and among all objects of the clip."""
     measured = [label_centres(frame) for frame in labels]
@@ -248,7 +236,7 @@ def _generate(rng: np.random.Generator, size: Size, frames: int, source: str) ->
         exposure=rng.uniform(0.0, 0.6) if moving else 0.0,
     )
     pictures, labels = render(scene, rng)
-    labels, seen = _settle(labels, len(plans) + len(backdrop.names))
+    labels, seen = drop_small(labels, range(1, 1 + len(plans) + len(backdrop.names)))
     return Sample(pictures, labels, _describe(plans, backdrop, labels, seen, rng), complete=True, source=source)
 
 

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from x2sam.data.masks import IGNORE, label_centres
-from x2sam.data.phrases import Described, describe_objects
+from x2sam.data.describe import describe_sample
+from x2sam.data.masks import IGNORE
 from x2sam.errors import FramesError
-from x2sam.structures import Sample
+from x2sam.structures import Sample, SampleObject
 
 DAILY_LIFE: Mapping[str, float] = {"coco": 5.0, "coco_person": 2.5, "pixabay": 3.0, "openimages_animals": 2.0}
 """Sources of everyday photographs, few in number: how much more often they are drawn."""
@@ -155,12 +155,16 @@ class LabelMapDataset:
             raise FramesError(f"{path}: the label map has ids {stray} that the list does not name")
         return picture, labels
 
-    def __getitem__(self, index: int) -> Sample:
+    def bare(self, index: int) -> Sample:
+        """The picture without expressions, for callers that change it and describe the result."""
         record = self.records[index]
         picture, labels = self.read(index)
-        rng = np.random.default_rng((len(self.records), range(len(self))[index]))
-        objects = describe_objects(described(record, labels), labels.shape, rng, ordered(record, labels))
+        objects = tuple(SampleObject(o.id, plain_name(o.category), o.thing) for o in record.objects)
         return Sample(picture[None], labels[None], objects, record.complete, record.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        # Seeded by the place in the list: the same picture always has the same expressions.
+        return describe_sample(self.bare(index), np.random.default_rng(range(len(self))[index]))
 
     def weights(self, per_source: str = "sqrt", boosts: Mapping[str, float] = DAILY_LIFE) -> np.ndarray:
         """Probability of drawing each picture, float64 (n,), sum 1.
@@ -174,18 +178,3 @@ class LabelMapDataset:
         share = _SOURCE_RULES[per_source](counts.astype(float)) * [boosts.get(str(n), 1.0) for n in names]
         weights = (share / counts)[which]
         return weights / weights.sum()
-
-
-def ordered(record: PictureRecord, labels: np.ndarray) -> bool:
-    """Whether order can be claimed: everything is outlined and no crowd or surplus objects are marked as ignored."""
-    return record.complete and not (labels == IGNORE).any()
-
-
-def described(record: PictureRecord, labels: np.ndarray) -> list[Described]:
-    """What is known about the objects that are visible in ``labels`` uint8 (H, W)."""
-    areas, centres = label_centres(labels)
-    return [
-        Described(o.id, plain_name(o.category), float(areas[o.id]), tuple(map(float, centres[o.id])), thing=o.thing)
-        for o in record.objects
-        if areas[o.id]
-    ]

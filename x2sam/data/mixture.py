@@ -1,0 +1,98 @@
+"""The stream of training samples: real and generated, pictures and clips, resumable by index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from x2sam.data.augment import augment, picture_to_clip
+from x2sam.data.cutouts import paste_objects
+from x2sam.data.readers.labelmaps import DAILY_LIFE, LabelMapDataset
+from x2sam.data.scenes import generate_clip, generate_picture
+from x2sam.structures import Sample
+
+Size = tuple[int, int]
+
+
+class TrainingMixture:
+    """An infinite sequence of samples at one ``size``; sample ``i`` depends on the seed, the settings and ``i`` only.
+
+    real_fraction: share of samples made from the pictures of ``train_root`` (0 without one)
+    clip_fraction: share of clips of ``frames`` frames; the rest are single pictures
+    paste:         share of samples that get objects of another sample laid over them
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        train_root: str | Path | None = None,
+        size: Size = (320, 320),
+        real_fraction: float = 0.6,
+        clip_fraction: float = 0.25,
+        frames: int = 4,
+        paste: float = 0.2,
+        boosts: Mapping[str, float] = DAILY_LIFE,
+        start: int = 0,
+    ):
+        for name, share in (("real_fraction", real_fraction), ("clip_fraction", clip_fraction), ("paste", paste)):
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} is a share between 0 and 1, not {share}")
+        self.seed, self.size, self.frames, self.start = seed, size, frames, start
+        self.real_fraction = real_fraction if train_root is not None else 0.0
+        self.clip_fraction, self.paste = clip_fraction, paste
+        self.pictures = LabelMapDataset(train_root) if train_root is not None else None
+        self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts)) if self.pictures is not None else None
+
+    def __iter__(self) -> Iterator[Sample]:
+        index = self.start
+        while True:
+            yield self.sample_at(index)
+            index += 1
+
+    def sample_at(self, index: int) -> Sample:
+        """Sample number ``index`` (0, 1, ...)."""
+        rng = np.random.default_rng((self.seed, index))
+        clip, real = rng.random() < self.clip_fraction, rng.random() < self.real_fraction
+        if real:
+            return self._real(rng, clip)
+        if clip:
+            return generate_clip(rng, self.frames, self.size)
+        sample = generate_picture(rng, self.size)
+        if self.pictures is not None and rng.random() < self.paste:
+            return augment(paste_objects(sample, self._draw(rng), rng, 3), rng, self.size)
+        return sample
+
+    def _draw(self, rng: np.random.Generator) -> Sample:
+        pick = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
+        return self.pictures.bare(min(pick, len(self.pictures) - 1))
+
+    def _donor(self, rng: np.random.Generator) -> Sample:
+        return self._draw(rng) if rng.random() < 0.6 else generate_picture(rng, self.size)
+
+    def _real(self, rng: np.random.Generator, clip: bool) -> Sample:
+        sample = self._draw(rng)
+        if clip:
+            donor = self._donor(rng) if rng.random() < 0.5 else None
+            return picture_to_clip(sample, rng, self.frames, self.size, donor)
+        if rng.random() < self.paste:
+            sample = paste_objects(sample, self._donor(rng), rng)
+        return augment(sample, rng, self.size)
+
+
+def training_samples(
+    seed: int,
+    train_root: str | Path | None = None,
+    size: Size = (320, 320),
+    real_fraction: float = 0.6,
+    clip_fraction: float = 0.25,
+    frames: int = 4,
+    start: int = 0,
+) -> Iterator[Sample]:
+    """Infinite samples from number ``start`` on; see :class:`TrainingMixture`, whose ``sample_at`` gives any of them."""
+    return iter(
+        TrainingMixture(
+            seed, train_root, size, real_fraction=real_fraction, clip_fraction=clip_fraction, frames=frames, start=start
+        )
+    )
