@@ -144,7 +144,8 @@ def single_target_losses(
     returns the same names as :func:`segmentation_losses`
     """
     size = levels[-1].mask_logits.shape[-2:]
-    small = F.adaptive_avg_pool2d(masks[:, None].float(), size)[:, 0]
+    masks = masks.float()
+    small = F.adaptive_avg_pool2d(masks[:, None], size)[:, 0]
     # A cell with an unknown pixel has an unknown average.
     known = None if valid is None else F.adaptive_avg_pool2d(valid[:, None].float(), size)[:, 0] >= 1.0
     rows = (labels != IGNORE_LABEL).nonzero()[:, 0]

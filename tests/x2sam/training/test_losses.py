@@ -58,12 +58,16 @@ def test_values_follow_the_definition():
     """All points random (no uncertainty), so each term can be written out with the same points."""
     config = LossConfig(num_points=100, uncertain=0.0)
     final, targets = level(3), some_targets()
+    five = torch.rand(5, 32, 32, generator=seeded(8)) > 0.5
+    targets[0] = Target(five, torch.tensor([1, 0, 1, 1, 0]))
     got = segmentation_losses([final], targets, config, seeded(7))
 
     source = seeded(7)
     pairs = match(final.mask_logits, final.class_logits, targets, config.matching, source)
-    torch.rand(3, 300, 2, generator=source)  # candidates for the uncertain points
-    points = torch.rand(3, 100, 2, generator=source)
+    torch.rand(6, 300, 2, generator=source)  # candidates for the uncertain points
+    points = torch.rand(6, 100, 2, generator=source)
+    order = pairs[0][1]
+    assert not torch.equal(order[order], torch.arange(5))  # an order that is not its own inverse
     bce, dice, place = [], [], 0
     wanted = torch.full((3, 6), 2)
     for row, (queries, objects) in enumerate(pairs):
@@ -77,9 +81,9 @@ def test_values_follow_the_definition():
             dice.append(1 - (2 * (x.sigmoid() * t).sum() + 1) / (x.sigmoid().sum() + t.sum() + 1))
             wanted[row, query] = targets[row].labels[number]
             place += 1
-    assert place == 3
-    assert torch.allclose(got["loss_mask"], 5 * sum(bce) / 3)
-    assert torch.allclose(got["loss_dice"], 5 * sum(dice) / 3)
+    assert place == 6
+    assert torch.allclose(got["loss_mask"], 5 * sum(bce) / 6)
+    assert torch.allclose(got["loss_dice"], 5 * sum(dice) / 6)
     weight = torch.tensor([1.0, 1.0, 0.1])
     per_query = F.cross_entropy(final.class_logits.flatten(0, 1), wanted.flatten(), reduction="none")
     weights = weight[wanted.flatten()]
@@ -112,6 +116,15 @@ def test_uncertain_points_prefer_the_border():
     # 150 of 600 candidates: the nearest quarter, |x - 0.5| < 1/8, or twice that at the rim, where samples fade to 0
     assert distance[:150].max() < 0.25 and distance[:150].quantile(0.9) < 0.125
     assert distance[150:].max() > 0.35
+
+
+def test_uncertain_points_keep_to_what_is_known():
+    valid = torch.zeros(1, 1, 32, 32)
+    valid[..., :16] = 1
+    mask_logits = torch.randn(1, 1, 8, 8, generator=seeded(0))
+    config = LossConfig(num_points=200, uncertain=1.0)
+    assert (uncertain_points(mask_logits, config, seeded(1), valid)[..., 0] <= 0.5).all()
+    assert (uncertain_points(mask_logits, config, seeded(1))[..., 0] > 0.5).any()
 
 
 def test_gradients_reach_matched_masks_only_and_every_class_logit():
@@ -197,7 +210,7 @@ def test_single_target_path_with_absent_objects_and_unknown_pixels():
     masks = torch.rand(3, 32, 32, generator=seeded(1)) > 0.4
     labels = torch.tensor([0, IGNORE_LABEL, 0])
     valid = torch.ones(3, 32, 32, dtype=torch.bool)
-    valid[:, 20:] = False
+    valid[:, 22:] = False  # cuts through the cells of row 5
     losses = single_target_losses(levels, masks, labels, valid, SMALL, seeded(0))
     assert list(losses)[3:] == ["loss_mask_0", "loss_dice_0", "loss_cls_0"]
     total_loss(losses).backward()
