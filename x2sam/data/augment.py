@@ -199,6 +199,10 @@ def _warp(picture: np.ndarray, labels: np.ndarray, view: np.ndarray, size: Size)
     )
 
 
+def _touches_border(mask: np.ndarray) -> bool:
+    return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
+
+
 def picture_to_clip(
     sample: Sample, rng: np.random.Generator, frames: int = 4, size: Size = (320, 320), donor: Sample | None = None
 ) -> Sample:
@@ -214,6 +218,9 @@ def picture_to_clip(
     movers = []
     for chosen in choose_objects(sample, rng, int(rng.integers(0, 3)), 0.005, 0.3):
         mask = labels == chosen.id
+        if _touches_border(mask):
+            # What lies beyond the border is not there to come into view.
+            continue
         cutout = cut_out(replace(sample, frames=picture[None], labels=labels[None]), chosen)
         picture = fill_hole(picture, mask)
         labels[mask] = 0

@@ -12,14 +12,14 @@ from x2sam.data.phrases import Described, describe_objects
 from x2sam.structures import Sample
 
 _STEP = 3
-_MOSTLY, _PARTLY, _ENOUGH = 0.6, 0.12, 16
+_MOSTLY, _PARTLY = 0.6, 0.12
+ENOUGH_PIXELS = 16
+"""Fewer looked-at pixels say nothing about a colour: it could be any."""
 
 
-def measured_colours(picture: np.ndarray, labels: np.ndarray) -> dict[int, tuple[str | None, frozenset[str] | None]]:
-    """Label value -> (the name that fits at least 60 % of its pixels or None, names that fit at least 12 %).
-
-    picture uint8 (H, W, 3) RGB, labels uint8 (H, W). Every third pixel is looked at; values with fewer than 16 of
-    these are left out, which callers read as "any colour".
+def colour_shares(picture: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many pixels of each label value were looked at, int64 (256,), and the share of them that each colour name
+    fits, float64 (256, 11), for picture uint8 (H, W, 3) RGB and labels uint8 (H, W). Every third pixel is looked at.
     """
     values = labels[::_STEP, ::_STEP].ravel()
     chosen = (values != 0) & (values != IGNORE)
@@ -27,27 +27,31 @@ def measured_colours(picture: np.ndarray, labels: np.ndarray) -> dict[int, tuple
     fits = colour_matches(picture[::_STEP, ::_STEP].reshape(-1, 3)[chosen])
     counts = np.bincount(values, minlength=256)
     votes = np.stack([np.bincount(values, fits[:, k], 256) for k in range(fits.shape[1])], -1)
-    found = {}
-    for value in np.flatnonzero(counts >= _ENOUGH):
-        share = votes[value] / counts[value]
-        best = int(np.argmax(share))
-        present = frozenset(COLOUR_NAMES[k] for k in np.flatnonzero(share >= _PARTLY))
-        found[int(value)] = (COLOUR_NAMES[best] if share[best] >= _MOSTLY else None, present)
-    return found
+    return counts, votes / np.maximum(counts, 1)[:, None]
+
+
+def names_present(shares: np.ndarray) -> frozenset[str]:
+    """Names that fit a part worth mentioning, of ``shares`` (11,)."""
+    return frozenset(COLOUR_NAMES[k] for k in np.flatnonzero(shares >= _PARTLY))
 
 
 def _known(sample: Sample, t: int) -> list[Described]:
     """What can be said about the objects seen in frame ``t``."""
     areas, centres = label_centres(sample.labels[t])
-    colours = measured_colours(sample.frames[t], sample.labels[t])
+    counts, shares = colour_shares(sample.frames[t], sample.labels[t])
     items = []
     for o in sample.objects:
-        if areas[o.id]:
-            colour, present = colours.get(o.id, (None, None))
-            centre = (float(centres[o.id][0]), float(centres[o.id][1]))
-            items.append(
-                Described(o.id, o.category, float(areas[o.id]), centre, frozenset(), present, colour, None, o.thing)
-            )
+        if not areas[o.id]:
+            continue
+        colour, present = None, None
+        if counts[o.id] >= ENOUGH_PIXELS:
+            best = int(np.argmax(shares[o.id]))
+            colour = COLOUR_NAMES[best] if shares[o.id][best] >= _MOSTLY else None
+            present = names_present(shares[o.id])
+        centre = (float(centres[o.id][0]), float(centres[o.id][1]))
+        items.append(
+            Described(o.id, o.category, float(areas[o.id]), centre, colours=present, colour=colour, thing=o.thing)
+        )
     return items
 
 

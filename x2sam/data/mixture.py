@@ -16,6 +16,15 @@ from x2sam.structures import Sample
 Size = tuple[int, int]
 
 
+def _raise_malloc_thresholds() -> None:
+    """Let the C library keep freed megabytes instead of returning them to the kernel after every picture.
+
+    Freeing one large block raises glibc's dynamic thresholds for the rest of the process; page faults are a third of
+    the time of a generated picture otherwise. Other C libraries are not affected.
+    """
+    np.empty(31 << 20, np.uint8)
+
+
 class TrainingMixture:
     """An infinite sequence of samples at one ``size``; sample ``i`` depends on the seed, the settings and ``i`` only.
 
@@ -43,6 +52,7 @@ class TrainingMixture:
         self.real_fraction = real_fraction if train_root is not None else 0.0
         self.clip_fraction, self.paste = clip_fraction, paste
         self.pictures = LabelMapDataset(train_root) if train_root is not None else None
+        _raise_malloc_thresholds()
         self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts)) if self.pictures is not None else None
 
     def __iter__(self) -> Iterator[Sample]:
@@ -57,9 +67,10 @@ class TrainingMixture:
         clip, real = rng.random() < self.clip_fraction, rng.random() < self.real_fraction
         if real:
             return self._real(rng, clip)
+        photos = self._photos(rng)
         if clip:
-            return generate_clip(rng, self.frames, self.size)
-        sample = generate_picture(rng, self.size)
+            return generate_clip(rng, self.frames, self.size, photos)
+        sample = generate_picture(rng, self.size, photos)
         if self.pictures is not None and rng.random() < self.paste:
             return augment(paste_objects(sample, self._draw(rng), rng, 3), rng, self.size)
         return sample
@@ -67,6 +78,12 @@ class TrainingMixture:
     def _draw(self, rng: np.random.Generator) -> Sample:
         pick = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
         return self.pictures.bare(min(pick, len(self.pictures) - 1))
+
+    def _photos(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Photographs for half of the generated scenes, as backdrops and surfaces."""
+        if self.pictures is None or rng.random() < 0.5:
+            return []
+        return [self._draw(rng).frames[0] for _ in range(2)]
 
     def _donor(self, rng: np.random.Generator) -> Sample:
         return self._draw(rng) if rng.random() < 0.6 else generate_picture(rng, self.size)
@@ -90,7 +107,7 @@ def training_samples(
     frames: int = 4,
     start: int = 0,
 ) -> Iterator[Sample]:
-    """Infinite samples from number ``start`` on; see :class:`TrainingMixture`, whose ``sample_at`` gives any of them."""
+    """Infinite samples from number ``start`` on; ``TrainingMixture.sample_at`` gives any one of them."""
     return iter(
         TrainingMixture(
             seed, train_root, size, real_fraction=real_fraction, clip_fraction=clip_fraction, frames=frames, start=start

@@ -74,8 +74,8 @@ def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int
     name, found = item.category, []
     sized = _sizes(item, rivals) if whole else None
     sides = _sides(item, rivals, size) if whole else []
-    by_colour = whole and item.colour is not None and not any(_could_be(r, item.colour) for r in rivals)
-    by_pattern = whole and item.pattern is not None and all(r.pattern not in (None, item.pattern) for r in rivals)
+    by_colour = item.colour is not None and not any(_could_be(r, item.colour) for r in rivals)
+    by_pattern = item.pattern is not None and all(r.pattern not in (None, item.pattern) for r in rivals)
     looks = " ".join(word for word in (item.pattern, item.colour) if word)
     if not rivals:
         found.append(name)
@@ -115,6 +115,8 @@ def expressions(item: Described, items: Sequence[Described], size: tuple[int, in
         order, size nor colour tells two of a kind apart
     """
     others = [o for o in items if o.id != item.id]
+    if not whole and any(_same_kind(item, o) for o in others):
+        return []
     rivals = [o for o in others if _same_kind(item, o)]
     countable = [o for o in others if o.thing]
     found = _kind_phrases(item, rivals, size, whole) + _general_phrases(item, countable, size, whole)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from x2sam.data.colours import draw_natural, hsv_to_rgb
+from x2sam.data.masks import resize_picture
 from x2sam.data.textures import octave_noise, texture
 
 Size = tuple[int, int]
@@ -106,6 +107,17 @@ def _single(rng: np.random.Generator, size: Size) -> Backdrop:
     return Backdrop(_material(rng, size, name), np.ones(size, np.uint8), (name,))
 
 
+def photo_window(rng: np.random.Generator, photo: np.ndarray, size: Size) -> np.ndarray:
+    """A random window of ``photo`` uint8 (h, w, 3), perhaps mirrored, stretched to ``size``."""
+    h, w = photo.shape[:2]
+    part = [max(2, int(v * rng.uniform(0.35, 1.0))) for v in (h, w)]
+    y, x = int(rng.integers(h - part[0] + 1)), int(rng.integers(w - part[1] + 1))
+    window = photo[y : y + part[0], x : x + part[1], :]
+    if rng.random() < 0.5:
+        window = window[:, ::-1]
+    return resize_picture(np.ascontiguousarray(window), size)
+
+
 def _scratches(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     """Thin lines and specks: clutter that belongs to no object."""
     h, w = colour.shape[:2]
@@ -122,10 +134,15 @@ def _scratches(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
 _LAYOUTS = ((0.45, _horizon), (0.75, _single), (1.0, _patches))
 
 
-def draw_backdrop(rng: np.random.Generator, size: Size) -> Backdrop:
-    """A backdrop of ``size`` (H, W)."""
+def draw_backdrop(rng: np.random.Generator, size: Size, photo: np.ndarray | None = None) -> Backdrop:
+    """A backdrop of ``size`` (H, W), of ``photo`` uint8 (h, w, 3) where one is given."""
+    if photo is not None:
+        return Backdrop(photo_window(rng, photo, size), np.zeros(size, np.uint8), ())
     pick = rng.random()
     drawn = next(layout for limit, layout in _LAYOUTS if pick < limit)(rng, size)
+    if rng.random() < 0.15:
+        # Out of focus behind the objects; the borders of its regions stay where they are.
+        drawn = replace(drawn, colour=cv2.GaussianBlur(drawn.colour, (0, 0), rng.uniform(1.0, 3.0)))
     if rng.random() < 0.25:
         _scratches(rng, drawn.colour)
     return drawn

@@ -23,7 +23,8 @@ UNIT_REACH = 1.3
 class Actor:
     """One object of a scene and the way it moves. Lengths in pixels, angles in radians, ``t`` counts frames.
 
-    surface:  uint8 (S, S) field over the unit square -UNIT_REACH..UNIT_REACH; ramps: uint8 (256, 1, 3) per tone
+    surface:  uint8 over the unit square -UNIT_REACH..UNIT_REACH: a field (S, S), or colours (S, S, 3) RGB
+    ramps:    per tone a table uint8 (256, 1, 3) that colours the field; empty where the surface has its own colours
     stretch:  x and y scale of the unit frame, before the turn
     """
 
@@ -146,7 +147,8 @@ class _Layers:
     def draw(self, actor: Actor, t: float, view: np.ndarray, sun: tuple[float, float], exposure: float) -> None:
         to_frame = compose(view, actor.affine(t))
         parts = [[o @ to_frame[:, :2].T + to_frame[:, 2] for o in part] for part in actor.outlines(t)]
-        corners = np.concatenate([o for part in parts for o in part])
+        solid = [o for part, own in zip(actor.silhouette, parts, strict=True) if not part.marking for o in own]
+        corners = np.concatenate(solid)
         travel = exposure * (to_frame[:, 2] - compose(view, actor.affine(t - 1.0))[:, 2])
         margin = 2.0 + 3.0 * actor.softness + min(8.0, float(np.abs(travel).max()))
         h, w = self.labels.shape
@@ -159,7 +161,8 @@ class _Layers:
         cover, tones = np.zeros(extent, np.uint8), np.zeros(extent, np.uint8)
         for part, outlines in zip(actor.silhouette, parts, strict=True):
             fixed = [_fixed(o - low) for o in outlines]
-            cv2.fillPoly(cover, fixed, 255, cv2.LINE_AA, _SHIFT)
+            if not part.marking:
+                cv2.fillPoly(cover, fixed, 255, cv2.LINE_AA, _SHIFT)
             if len(actor.ramps) > 1:
                 cv2.fillPoly(tones, fixed, min(part.tone, len(actor.ramps) - 1), cv2.LINE_8, _SHIFT)
         if actor.shadow:
@@ -205,6 +208,8 @@ def _surface(actor: Actor, to_region: np.ndarray, extent: tuple[int, int], tones
     field = cv2.warpAffine(
         actor.surface, from_surface, (extent[1], extent[0]), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
+    if not actor.ramps:
+        return field
     colour = cv2.applyColorMap(field, actor.ramps[0])
     for k, ramp in enumerate(actor.ramps[1:], 1):
         if (tones == k).any():
@@ -267,7 +272,8 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
         layers = _Layers(colour, scene.light.copy(), labels)
         for actor in scene.actors:
             layers.draw(actor, float(t), view, scene.sun, scene.exposure)
-        lit = cv2.multiply(layers.colour, cv2.merge([layers.gain] * 3), dtype=cv2.CV_8U)
+        # Like types on both sides: OpenCV's mixed products are fifty times slower.
+        lit = cv2.convertScaleAbs(cv2.multiply(layers.colour.astype(np.float32), cv2.merge([layers.gain] * 3)))
         frames.append(photograph(lit, scene.lens, rng))
         maps.append(layers.labels)
     return np.stack(frames), np.stack(maps)

@@ -17,12 +17,16 @@ TAU = 2.0 * np.pi
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """outlines: arrays (n, 2) of x, y in the unit frame; swing: amplitude in radians of the turn about ``pivot``."""
+    """outlines: arrays (n, 2) of x, y in the unit frame; swing: amplitude in radians of the turn about ``pivot``.
+
+    marking: paints what the parts before it cover, without adding to the silhouette (a label, a shirt, a patch)
+    """
 
     outlines: tuple[np.ndarray, ...]
     tone: int = 0
     swing: float = 0.0
     pivot: tuple[float, float] = (0.0, 0.0)
+    marking: bool = False
 
 
 Silhouette = tuple[Part, ...]
@@ -312,12 +316,45 @@ def cup(rng: np.random.Generator) -> Silhouette:
     return (handle, Part((body,)), Part((ellipse(-0.02, -0.7, 0.62, 0.12),), 1))
 
 
+def gadget(rng: np.random.Generator) -> Silhouette:
+    """Two to four overlapping pieces in different tones: inner edges stronger than the outline."""
+    parts = []
+    for k in range(int(rng.integers(2, 5))):
+        x, y = rng.uniform(-0.45, 0.45, 2) if k else (0.0, 0.0)
+        a, b = rng.uniform(0.25, 0.6, 2)
+        kind = rng.random()
+        if kind < 0.4:
+            outline = ellipse(x, y, a, b, rng.uniform(0, TAU))
+        elif kind < 0.75:
+            outline = box(x - a, y - b, x + a, y + b, rng.choice((0.0, 0.12)))
+        else:
+            outline = capsule(x, y, *rng.uniform(-0.8, 0.8, 2), 0.4 * a, 0.3 * b)
+        parts.append(Part((outline,), int(k % 3)))
+    return tuple(parts)
+
+
+def markings(rng: np.random.Generator) -> Silhouette:
+    """One to three patches or bands in the other tones, to be put on any silhouette."""
+    found = []
+    for _ in range(int(rng.integers(1, 4))):
+        x, y = rng.uniform(-0.6, 0.6, 2)
+        if rng.random() < 0.5:
+            outline = ellipse(x, y, *rng.uniform(0.12, 0.5, 2), rng.uniform(0, TAU))
+        else:
+            angle, half = rng.uniform(0, TAU), rng.uniform(0.06, 0.3)
+            c, s = np.cos(angle), np.sin(angle)
+            outline = box(-2, -half, 2, half) @ np.array([[c, s], [-s, c]]) + (x, y)
+        found.append(Part((outline,), int(rng.integers(1, 3)), marking=True))
+    return tuple(found)
+
+
 SILHOUETTES: dict[str, Callable[[np.random.Generator], Silhouette]] = {
     "circle": circle, "oval": oval, "square": square, "rectangle": rectangle, "triangle": triangle,
     "hexagon": hexagon, "polygon": polygon, "star": star, "ring": ring, "frame": frame, "cross": cross,
     "heart": heart, "arrow": arrow, "crescent": crescent, "rod": rod, "blob": blob, "worm": worm,
     "letter": letter, "person": person, "animal": animal, "fish": fish, "bird": bird, "tree": tree,
     "house": house, "car": car, "flower": flower, "leaf": leaf, "mushroom": mushroom, "bottle": bottle, "cup": cup,
+    "gadget": gadget,
 }  # fmt: skip
 
 UPRIGHT = frozenset({"person", "animal", "tree", "house", "car", "flower", "mushroom", "bottle", "cup", "letter"})
