@@ -109,9 +109,12 @@ def pair_costs(
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
     # BCE against t is softplus(x) - x * t, so one matrix product serves both signs.
     columns = truth.transpose(1, 2)
-    mask_cost = (negative.sum(-1, keepdim=True) - logits @ columns) / count
+    # Autocast would turn these products of float32 into half precision, and near ties would be decided by chance.
+    with torch.autocast(logits.device.type, enabled=False):
+        agreement, overlap = logits @ columns, probs @ columns
+    mask_cost = (negative.sum(-1, keepdim=True) - agreement) / count
     areas = probs.sum(-1)[:, :, None] + truth.sum(-1)[:, None, :]
-    dice_cost = 1.0 - (2.0 * (probs @ columns) + 1.0) / (areas + 1.0)
+    dice_cost = 1.0 - (2.0 * overlap + 1.0) / (areas + 1.0)
     return config.mask_cost * mask_cost + config.class_cost * class_cost + config.dice_cost * dice_cost
 
 

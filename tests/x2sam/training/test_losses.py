@@ -187,6 +187,19 @@ def test_half_precision_is_computed_in_float32():
     assert all(value.dtype == torch.float32 and torch.equal(value, expected[name]) for name, value in losses.items())
 
 
+def test_autocast_changes_nothing():
+    final, targets = level(3), some_targets()
+    masks, labels = torch.rand(3, 32, 32, generator=seeded(1)) > 0.4, torch.zeros(3, dtype=torch.int64)
+    run = lambda: {  # noqa: E731
+        **segmentation_losses([final], targets, SMALL, seeded(0)),
+        **{f"single_{k}": v for k, v in single_target_losses([final], masks, labels, None, SMALL, seeded(0)).items()},
+    }
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run()
+    assert all(got[name].dtype == torch.float32 and torch.equal(got[name], expected[name]) for name in expected)
+
+
 def test_single_target_path_is_the_general_one_where_both_are_dense():
     """On the full grid of points the general loss is dense too; compare with pixel centres as points."""
     final = level(4, categories=1, size=(16, 16))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from x2sam.errors import TrainingError
-from x2sam.training.matching import IGNORE_LABEL, MatchConfig, Target, match, match_single, sample_at
+from x2sam.training.matching import IGNORE_LABEL, MatchConfig, Target, match, match_single, pair_costs, sample_at
 
 POINTS = MatchConfig(num_points=64)
 
@@ -45,6 +45,15 @@ def test_match_is_the_cheapest_assignment_of_the_written_out_cost():
     ((queries, objects),) = match(mask_logits, class_logits, [target], POINTS, seeded(5))
     assert {int(n): int(q) for q, n in zip(queries, objects, strict=True)} == dict(enumerate(best))
     assert queries.tolist() == sorted(queries.tolist())
+
+
+def test_costs_stay_in_float32_under_autocast():
+    source = seeded(0)
+    logits, truth = torch.randn(2, 5, 300, generator=source), torch.rand(2, 3, 300, generator=source)
+    probs, labels = torch.rand(2, 5, 4, generator=source), torch.zeros(2, 3, dtype=torch.int64)
+    expected = pair_costs(logits, probs, truth, labels, POINTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pair_costs(logits, probs, truth, labels, POINTS), expected)
 
 
 def test_a_perfect_query_wins():
