@@ -140,7 +140,7 @@ class X2SAMConfig:
     memory: MemoryConfig = MemoryConfig()
     region: RegionConfig = RegionConfig()
     lora: LoraSettings = LoraSettings()
-    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig.official)
+    preprocess: PreprocessConfig = PreprocessConfig()
 
     @property
     def width(self) -> int:
@@ -171,6 +171,10 @@ class X2SAMConfig:
 
 def _tuples(data: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+
+
+def _square(side: int, image_pixels: tuple[int, int], video_pixels: tuple[int, int]) -> PreprocessConfig:
+    return PreprocessConfig(image_pixels=image_pixels, video_pixels=video_pixels, mask_size=(side, side))
 
 
 def x2sam_4b() -> X2SAMConfig:
@@ -214,16 +218,16 @@ def nano(vocab_size: int = 1024) -> X2SAMConfig:
             num_position_embeddings=144, deepstack_visual_indexes=[1, 2],
         ),
         mask_encoder=MaskEncoderConfig(
-            image_size=320, widths=(32, 64, 128, 256), blocks=(1, 2, 5, 2), heads=(1, 2, 4, 8),
-            windows=(8, 4, 10, 5), global_blocks=(5, 7), fpn_width=width,
+            image_size=256, widths=(32, 64, 128, 256), blocks=(1, 2, 5, 2), heads=(1, 2, 4, 8),
+            windows=(8, 4, 8, 4), global_blocks=(5, 7), fpn_width=width,
         ),
         pixel_decoder=PixelDecoderConfig(width=width, in_channels=(width,) * 3, heads=4, points=2, layers=1, ffn=256),
         mask_decoder=MaskDecoderConfig(width=width, queries=16, layers=6, heads=4, ffn=384),
         memory=MemoryConfig(
-            width=width, levels=(0, 1), attention_layers=2, ffn=256, dropout=0.0, fuser_inner=256, sketch=True
+            width=width, levels=(0,), attention_layers=2, ffn=256, dropout=0.0, fuser_inner=256, sketch=True
         ),
         region=RegionConfig(points=64, pooling=8),
-        preprocess=PreprocessConfig.square(320, min_pixels=64 * 64, max_pixels=192 * 192, video_pixels=8 * 128 * 128),
+        preprocess=_square(256, (96 * 96, 192 * 192), (4 * 64 * 64, 8 * 128 * 128)),
     )  # fmt: skip
 
 
@@ -251,7 +255,7 @@ def tiny(vocab_size: int = 640) -> X2SAMConfig:
         memory=MemoryConfig(width=32, attention_layers=1, ffn=48, dropout=0.0, fuser_layers=1, fuser_inner=48),
         region=RegionConfig(points=16, pooling=4),
         lora=LoraSettings(rank=4, alpha=8),
-        preprocess=PreprocessConfig.square(64, min_pixels=32 * 32, max_pixels=64 * 64, video_pixels=8 * 64 * 64),
+        preprocess=_square(64, (32 * 32, 64 * 64), (32 * 32, 8 * 64 * 64)),
     )  # fmt: skip
 
 

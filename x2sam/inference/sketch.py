@@ -1,0 +1,43 @@
+"""Sketches: what a person drew or clicked, painted as a soft mask that the memory encoder can read.
+
+The published model hears of a click only through 64 region tokens, and of a negative click not at all. Models with
+``memory.sketch`` also get the sketch as a memory entry of the same picture (distance 0 in time): certain pixels are 0
+or 1, unknown ones 0.5, a mask to be corrected lies between 0.25 and 0.75 so that clicks stand out from it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+UNKNOWN = 0.5
+INSIDE_BOX = 0.75
+# levels for "outside" and "inside" of a drawn region, by what was drawn
+LEVELS = {"point": (UNKNOWN, 1.0), "scribble": (UNKNOWN, 1.0), "box": (0.0, INSIDE_BOX), "mask": (0.25, 0.75)}
+
+
+def coverage(raster: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Share of each grid cell that a bool raster (S, S) covers, (h, w) float32."""
+    return cv2.resize(raster.astype(np.float32), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
+
+
+def paint_region(raster: np.ndarray, kind: str, grid: tuple[int, int]) -> np.ndarray:
+    """A drawn region (S, S) as guidance (h, w) float32 in 0..1; ``kind`` is a key of :data:`LEVELS`."""
+    outside, inside = LEVELS[kind]
+    return (outside + (inside - outside) * coverage(raster, grid)).astype(np.float32)
+
+
+def paint_clicks(base: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Adds click rasters (S, S) bool to guidance (h, w): positive ones pull to 1, negative ones to 0.
+
+    Cells that a click touches with half of their area or more are wholly the click's.
+    """
+    plus = np.minimum(1.0, 2 * coverage(positive, base.shape))
+    minus = np.minimum(1.0, 2 * coverage(negative, base.shape))
+    return (np.maximum(base, base + (1 - base) * plus) * (1 - minus)).astype(np.float32)
+
+
+def paint_mask(probability: np.ndarray) -> np.ndarray:
+    """A mask so far, as probability (h, w), weakened to 0.25..0.75 so that it can be overruled."""
+    low, high = LEVELS["mask"]
+    return (low + (high - low) * probability).astype(np.float32)

@@ -1,0 +1,178 @@
+"""A sample becomes an episode: several prompts of several kinds about one picture or clip, with their answers.
+
+Two routes, as at inference: *sketch* rows have a drawn region that is also painted into the memory and exactly one
+target; *word* rows are answered from the conversation alone (phrases, category lists, regions, all-like-this).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from x2sam.data import prompts
+from x2sam.data.clicks import next_click
+from x2sam.data.masks import IGNORE, MIN_VISIBLE
+from x2sam.data.tasks import IMAGE, VIDEO, find_task
+from x2sam.inference.conversation import ChatEncoder, ExpandedTokens, Query, expand, render
+from x2sam.inference.preprocess import PreprocessConfig, mask_frames, vlm_image, vlm_video
+from x2sam.inference.sketch import paint_region
+from x2sam.structures import Sample, SampleObject
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """sketch_rows, word_rows: prompts per picture; kinds: chance of each drawn kind; free_template: chance that the
+    question is drawn at random instead of the one used in service; centre: chance that a click is the protocol's."""
+
+    sketch_rows: int = 5
+    word_rows: int = 2
+    kinds: tuple[tuple[str, float], ...] = (("point", 0.6), ("box", 0.14), ("scribble", 0.1), ("mask", 0.16))
+    free_template: float = 0.3
+    centre: float = 0.5
+    click_radius: tuple[float, float] = (3.0, 6.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt. ``regions`` bool (n, S, S); ``masks`` bool (T, N, S, S) of the N targets with ``labels`` (N,).
+
+    ``guidance`` float32 (h, w) for the sketch route, else None.
+    """
+
+    tokens: ExpandedTokens
+    regions: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    guidance: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """``pixels`` (T, 3, S, S); ``patches`` and ``grid`` for the vision tower; ``valid`` bool (T, S, S)."""
+
+    pixels: Tensor
+    patches: Tensor
+    grid: tuple[int, int, int]
+    sketch_rows: list[Row]
+    word_rows: list[Row]
+    valid: np.ndarray
+    name: str
+
+
+class EpisodeBuilder:
+    """Builds episodes for one model's tokenizer and preprocessing. ``grid`` is the size of mask logits."""
+
+    def __init__(self, encoder: ChatEncoder, views: PreprocessConfig, region_tokens: int, config: EpisodeConfig):
+        self.encoder, self.views, self.config = encoder, views, config
+        self.region_tokens = region_tokens
+        self.grid = (views.mask_size[0] // 4, views.mask_size[1] // 4)
+
+    def build(self, sample: Sample, rng: np.random.Generator) -> Episode | None:
+        """None when nothing in the first frame can be prompted."""
+        objects = [o for o in sample.objects if np.count_nonzero(sample.labels[0] == o.id) >= MIN_VISIBLE]
+        if not objects:
+            return None
+        video = len(sample.frames) > 1
+        seen = (vlm_video if video else vlm_image)(sample.frames, self.views)
+        context = _Context(self, sample, objects, rng, VIDEO if video else IMAGE, seen.grid)
+        return Episode(
+            pixels=mask_frames(sample.frames, self.views).pixels,
+            patches=seen.patches,
+            grid=seen.grid,
+            sketch_rows=context.sketch_rows(),
+            word_rows=context.word_rows(),
+            valid=sample.labels != IGNORE,
+            name=sample.source or "generated",
+        )
+
+
+class _Context:
+    """What the rows of one episode share."""
+
+    def __init__(self, builder: EpisodeBuilder, sample: Sample, objects: Sequence[SampleObject], rng, modality, grid):
+        self.builder, self.sample, self.objects, self.rng = builder, sample, objects, rng
+        self.modality, self.patch_grid = modality, grid
+        self.words = random.Random(int(rng.integers(2**31)))
+
+    def sketch_rows(self) -> list[Row]:
+        count, rows = self.builder.config.sketch_rows, []
+        order = self.rng.permutation(len(self.objects))
+        names, chances = zip(*self.builder.config.kinds, strict=True)
+        for index in range(count):
+            thing = self.objects[order[index % len(order)]]
+            kind = str(self.rng.choice(names, p=np.array(chances) / sum(chances)))
+            region = self.draw(thing, kind)
+            guidance = paint_region(region, kind, self.builder.grid)
+            rows.append(self.row("intseg", Query(regions=1), region[None], [thing], [0], guidance))
+        return rows
+
+    def word_rows(self) -> list[Row]:
+        makers: list[Callable[[], Row | None]] = [self.plain_region, self.phrase, self.categories, self.alike]
+        rows: list[Row] = []
+        first = int(self.rng.integers(2))
+        for index in range(self.builder.config.word_rows):
+            # alternate: a region without its sketch, then words
+            maker = makers[0] if (index + first) % 2 == 0 else makers[1 + int(self.rng.choice(3, p=[0.6, 0.25, 0.15]))]
+            rows.append(maker() or self.plain_region())
+        return rows
+
+    def draw(self, thing: SampleObject, kind: str) -> np.ndarray:
+        mask = self.sample.labels[0] == thing.id
+        if kind != "point":
+            return prompts.simulated_prompt(mask, self.rng, kind)
+        if self.rng.random() < self.builder.config.centre:
+            point = next_click(mask, None)
+            x, y = point.x, point.y
+        else:
+            rows, cols = np.nonzero(mask)
+            pick = int(self.rng.integers(len(rows)))
+            x, y = cols[pick] + 0.5, rows[pick] + 0.5
+        return prompts.disc(mask.shape, x, y, self.rng.uniform(*self.builder.config.click_radius))
+
+    def plain_region(self) -> Row:
+        thing = self.pick()
+        region = self.draw(thing, "point" if self.rng.random() < 0.5 else "mask")
+        return self.row("intseg", Query(regions=1), region[None], [thing], [0])
+
+    def phrase(self) -> Row | None:
+        named = [o for o in self.objects if o.phrases]
+        if not named:
+            return None
+        thing = named[int(self.rng.integers(len(named)))]
+        text = str(self.rng.choice(list(thing.phrases)))
+        return self.row("refseg", Query(phrases=(text,)), None, [thing], [0])
+
+    def categories(self) -> Row | None:
+        if not self.sample.complete:
+            return None
+        names = sorted({o.category for o in self.objects})
+        names = [names[i] for i in self.rng.permutation(len(names))[:4]]
+        things = [o for o in self.objects if o.category in names]
+        return self.row("genseg", Query(phrases=tuple(names)), None, things, [names.index(o.category) for o in things])
+
+    def alike(self) -> Row | None:
+        if not self.sample.complete:
+            return None
+        thing = self.pick()
+        things = [o for o in self.objects if o.category == thing.category]
+        return self.row("vgdseg", Query(regions=1), self.draw(thing, "mask")[None], things, [0] * len(things))
+
+    def pick(self) -> SampleObject:
+        return self.objects[int(self.rng.integers(len(self.objects)))]
+
+    def row(self, task: str, query: Query, regions, things: Sequence[SampleObject], labels, guidance=None) -> Row:
+        free = self.rng.random() < self.builder.config.free_template
+        turn = render(find_task(task, self.modality), query, self.words if free else None)
+        tokens = self.builder.encoder.encode(turn, self.patch_grid)
+        ids = np.array([o.id for o in things], dtype=self.sample.labels.dtype)
+        return Row(
+            tokens=expand(tokens, tokens.visual_rows, [self.builder.region_tokens] * query.regions),
+            regions=np.zeros((0, *self.sample.labels.shape[1:]), bool) if regions is None else regions,
+            masks=self.sample.labels[:, None] == ids[None, :, None, None],
+            labels=np.array(labels, dtype=np.int64),
+            guidance=guidance,
+        )

@@ -1,0 +1,228 @@
+"""One training step: the functions that serve also train (encode, decode pixels, condition, step, remember)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from x2sam.data.clicks import next_click
+from x2sam.data.prompts import disc
+from x2sam.inference.sketch import paint_clicks, paint_mask
+from x2sam.model.mask_decoder import Condition, LevelPrediction
+from x2sam.model.vision_language import VisualRows
+from x2sam.model.x2sam import X2SAM, FrameFeatures
+from x2sam.training.episodes import Episode, Row
+from x2sam.training.losses import LossConfig, language_model_loss, segmentation_losses, single_target_losses
+from x2sam.training.matching import IGNORE_LABEL, Target
+
+
+@dataclass(eq=False)
+class Batch:
+    """F episodes of equal T. Rows are picture-major: all sketch rows first, then all word rows.
+
+    pixels (F, T, 3, S, S); patches and grids of all episodes; token_ids, cond_ids, seg_ids, labels (B, L) padded with
+    -1, -1, -1, -100; visual_mask, region_mask bool (B, L); owner (B,) picture of each row.
+    """
+
+    pixels: Tensor
+    patches: Tensor
+    grids: Tensor
+    token_ids: Tensor
+    cond_ids: Tensor
+    seg_ids: Tensor
+    labels: Tensor
+    visual_mask: Tensor
+    region_mask: Tensor
+    owner: list[int]
+    rows: list[Row]
+    sketches: int
+    guidance: Tensor
+    valid: Tensor
+    names: list[str]
+
+    def to(self, device: torch.device | str) -> Batch:
+        values = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
+        return Batch(**values)
+
+
+def collate(episodes: Sequence[Episode]) -> Batch:
+    owned = [(i, row) for i, e in enumerate(episodes) for row in e.sketch_rows]
+    sketches = len(owned)
+    owned += [(i, row) for i, e in enumerate(episodes) for row in e.word_rows]
+    rows = [row for _, row in owned]
+
+    def pad(name: str, fill: int) -> Tensor:
+        arrays = [torch.from_numpy(np.asarray(getattr(r.tokens, name))) for r in rows]
+        return torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True, padding_value=fill)
+
+    return Batch(
+        pixels=torch.stack([e.pixels for e in episodes]),
+        patches=torch.cat([e.patches for e in episodes]),
+        grids=torch.tensor([e.grid for e in episodes]),
+        token_ids=pad("token_ids", -1),
+        cond_ids=pad("cond_ids", -1),
+        seg_ids=pad("seg_ids", -1),
+        labels=pad("labels", IGNORE_LABEL),
+        visual_mask=pad("visual_mask", 0).bool(),
+        region_mask=pad("region_mask", 0).bool(),
+        owner=[i for i, _ in owned],
+        rows=rows,
+        sketches=sketches,
+        guidance=torch.from_numpy(np.stack([r.guidance for r in rows[:sketches]]))[:, None],
+        valid=torch.from_numpy(np.stack([e.valid for e in episodes])),
+        names=[e.name for e in episodes],
+    )
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """refine: corrections by simulated clicks after the first answer of a picture; language: weight of the language
+    loss; true_memory: chance that a clip's memory is written from the truth instead of the prediction;
+    thorough: chance that losses are taken at every decoder layer instead of the last only."""
+
+    refine: int = 1
+    refine_chance: float = 0.7
+    language: float = 0.2
+    true_memory: float = 0.5
+    thorough: float = 1.0
+    points: int = 1024
+    click_radius: float = 4.5
+
+
+def training_losses(
+    model: X2SAM, batch: Batch, config: StepConfig, rng: np.random.Generator
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """All losses of a batch by name (already weighted), and plain numbers worth logging."""
+    pictures, frames = batch.pixels.shape[:2]
+    losses_config = LossConfig.with_points(config.points)
+    encoded = model.encode(batch.pixels.flatten(0, 1))
+    first, later = _features(model, encoded, pictures, frames)
+    condition, losses = read_conversation(model, batch, encoded.stage3[::frames], config)
+    every = rng.random() < config.thorough
+    sketch, words = _rows(condition, slice(0, batch.sketches)), _rows(condition, slice(batch.sketches, None))
+    names = [batch.names[i] for i in batch.owner]
+
+    if words.seg.shape[0]:
+        levels = model.step(first, words, every_level=every)
+        part = segmentation_losses(levels, _targets(batch), losses_config, names=names[batch.sketches :])
+        _add(losses, part, "words")
+    masks = torch.from_numpy(np.stack([r.masks[:, 0] for r in batch.rows[: batch.sketches]])).to(batch.pixels.device)
+    owner = torch.tensor(batch.owner[: batch.sketches], device=masks.device)
+    valid = batch.valid[owner]
+    numbers: dict[str, float] = {}
+
+    def judge(levels: list[LevelPrediction], time: int, name: str) -> Tensor:
+        truth = masks[:, time].float()
+        labels = torch.where(truth.flatten(1).any(1), 0, IGNORE_LABEL)
+        part = single_target_losses(levels, truth, labels, valid[:, time], losses_config, names=names[: batch.sketches])
+        _add(losses, part, name)
+        best = chosen_logits(levels[-1])
+        numbers[f"iou_{name}"] = _mean_iou(best, truth, valid[:, time])
+        return best
+
+    guidance = batch.guidance
+    best = judge(model.step(first, sketch, [model.remember(first, guidance, 0)], 0, every), 0, "first")
+    if frames == 1:
+        for _ in range(config.refine if rng.random() < config.refine_chance else 0):
+            guidance = corrected_guidance(best, masks[:, 0], valid[:, 0], guidance, config.click_radius, rng)
+            best = judge(model.step(first, sketch, [model.remember(first, guidance, 0)], 0, every), 0, "next")
+    entries = []
+    for time in range(1, frames):
+        now = later[time - 1]
+        before = first if time == 1 else later[time - 2]
+        seen = best.detach().sigmoid()[:, None]
+        if rng.random() < config.true_memory:
+            seen = F.adaptive_avg_pool2d(masks[:, time - 1 : time].float(), seen.shape[-2:])
+        entries = [*entries, model.remember(before, seen, time - 1)][-model.config.memory.slots :]
+        best = judge(model.step(now, sketch, entries, time, every), time, f"frame{time}")
+    return losses, numbers
+
+
+def read_conversation(model: X2SAM, batch: Batch, stage3: Tensor, config: StepConfig):
+    """The condition of every row, and the language loss. ``stage3`` (F, H, W, width) of the first frames."""
+    language = model.vision_language
+    counts = (batch.grids.prod(1) // language.visual.spatial_merge_unit).tolist()
+    seen = language.see(batch.patches, batch.grids)
+    gather = lambda rows: torch.cat([rows.split(counts)[i] for i in batch.owner])  # noqa: E731
+    rows = VisualRows(gather(seen.rows), [gather(d) for d in seen.deepstack])
+    embeds = language.embed(batch.token_ids)
+    embeds = embeds.masked_scatter(batch.visual_mask[..., None], rows.rows.to(embeds.dtype))
+    regions = [
+        model.region_tokens(stage3[i : i + 1], torch.from_numpy(row.regions).to(stage3.device))
+        for i, row in zip(batch.owner, batch.rows, strict=True)
+        if len(row.regions)
+    ]
+    if regions:
+        tokens = torch.cat(regions).flatten(0, 1).to(embeds.dtype)
+        embeds = embeds.masked_scatter(batch.region_mask[..., None], tokens)
+    states = language.read(embeds, batch.visual_mask, rows.deepstack)
+    losses = {}
+    if config.language:
+        spoken = batch.labels != IGNORE_LABEL
+        logits = language.word_logits(states[:, :-1][spoken[:, 1:]])
+        losses["language"] = config.language * F.cross_entropy(logits.float(), batch.labels[:, 1:][spoken[:, 1:]])
+    return model.condition(states, batch.cond_ids, batch.seg_ids), losses
+
+
+def chosen_logits(level: LevelPrediction) -> Tensor:
+    """Mask logits (B, h, w) of the query that scores best for the first class."""
+    best = level.class_logits.softmax(-1)[..., 0].argmax(1)
+    return level.mask_logits[torch.arange(len(best), device=best.device), best].float()
+
+
+def corrected_guidance(best, truth, valid, guidance, radius: float, rng: np.random.Generator) -> Tensor:
+    """What the next round reads: the answer so far, the first sketch, and one more click where it is most wrong."""
+    size = truth.shape[-2:]
+    probability = best.detach().sigmoid()
+    answers = F.interpolate(probability[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] > 0.5
+    out = []
+    rows = zip(answers.cpu().numpy(), truth.cpu().numpy(), valid.cpu().numpy(), strict=True)
+    for index, (answer, wanted, known) in enumerate(rows):
+        base = paint_mask(probability[index].cpu().numpy())
+        before = guidance[index, 0].cpu().numpy()
+        base = np.where(before >= 0.95, before, np.where(before <= 0.05, np.minimum(base, before + 0.25), base))
+        click = next_click(wanted, answer, ~known)
+        raster, none = np.zeros(size, bool), np.zeros(size, bool)
+        if click is not None:
+            raster = disc(size, click.x, click.y, radius * rng.uniform(0.8, 1.25))
+        positive = click is None or click.positive
+        out.append(paint_clicks(base, raster if positive else none, none if positive else raster))
+    return torch.from_numpy(np.stack(out))[:, None].to(truth.device)
+
+
+def _features(model: X2SAM, encoded, pictures: int, frames: int) -> tuple[FrameFeatures, list[FrameFeatures]]:
+    """Features of the first frames, and of each later frame, all with F rows."""
+    pick = lambda start, step: type(encoded)([m[start::step] for m in encoded.fpn], encoded.stage3[start::step])  # noqa: E731
+    first = model.decode_pixels(pick(0, frames), first=True)
+    return first, [model.decode_pixels(pick(t, frames), first=False) for t in range(1, frames)]
+
+
+def _rows(condition: Condition, rows: slice) -> Condition:
+    parts = (condition.classes, condition.class_mask, condition.tokens, condition.token_mask, condition.seg)
+    return Condition(*(p[rows] for p in parts))
+
+
+def _targets(batch: Batch) -> list[Target]:
+    device = batch.pixels.device
+    return [
+        Target(torch.from_numpy(row.masks[0]).to(device), torch.from_numpy(row.labels).to(device), batch.valid[i, 0])
+        for i, row in zip(batch.owner[batch.sketches :], batch.rows[batch.sketches :], strict=True)
+    ]
+
+
+def _add(losses: dict[str, Tensor], part: dict[str, Tensor], name: str) -> None:
+    losses.update({f"{name}/{key}": value for key, value in part.items()})
+
+
+def _mean_iou(logits: Tensor, truth: Tensor, valid: Tensor) -> float:
+    with torch.no_grad():
+        up = F.interpolate(logits[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
+        wanted = truth.bool() & valid
+        up = up & valid
+        union = (up | wanted).flatten(1).sum(1)
+        return float(((up & wanted).flatten(1).sum(1) / union.clamp(min=1)).mean())
