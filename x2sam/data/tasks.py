@@ -188,11 +188,16 @@ _DESCRIBE = re.compile(
 _WORDS_ONLY = re.compile(
     r"(how|why|when|is|are|was|were|am|do|does|did|has|have|had|should|would|will)\b", re.IGNORECASE
 )
+_ORDER = "find|segment|select|mark|show|highlight|locate|outline|identify|point|give|tell|look|imagine|think"
+_NAMED = (
+    "the|an?|all|every|each|any|this|that|these|those|my|something|someone|me|it|at|for|of|out|what|which|where|who"
+)
 _SENTENCE = re.compile(
-    r"(please\s+)?((what|which|where|who|whose|whom|find|segment|select|mark|show|highlight|locate|outline|if|i|we|"
-    r"can|could|think|look|imagine|tell|identify)\b)|.*[.!?;]\s*\S",
+    rf"please\b|(what|which|where|who|whose|whom)\b|(can|could|would|will)\s+(you|we|i)\b"
+    rf"|(i|we|you)\s+(want|need|would|am|are|have|see|like|can|could|should|feel)\b|if\s"
+    rf"|({_ORDER})\s+({_NAMED})\b|.*[.!?;]\s+\S",
     re.IGNORECASE | re.DOTALL,
-)  # fmt: skip
+)
 _CATEGORY_LISTS = re.compile(r"\s*(ins|sem)\s*:", re.IGNORECASE)
 
 
