@@ -96,7 +96,7 @@ def draw_look(rng: np.random.Generator, setting: Setting) -> Look:
 
 def _plan_varied(rng: np.random.Generator, setting: Setting) -> list[Plan]:
     count = int(rng.integers(2, 9))
-    radii = np.exp(rng.uniform(np.log(0.035), np.log(0.3), count))
+    radii = np.exp(rng.uniform(np.log(0.045), np.log(0.36), count))
     shapes = rng.choice(tuple(SILHOUETTES), count)
     # Two of a kind are what order and colour words are for.
     if count > 2 and rng.random() < 0.5:

@@ -61,7 +61,7 @@ def _draw_actor(rng: np.random.Generator, number: int, plan: Plan, size: Size, f
         silhouette=silhouette,
         surface=plan.look.surface(rng, texels),
         ramps=plan.look.ramps,
-        position=rng.uniform(-0.04, 1.04, 2) * (size[1], size[0]) if plan.place is None else np.asarray(plan.place),
+        position=rng.uniform(0.02, 0.98, 2) * (size[1], size[0]) if plan.place is None else np.asarray(plan.place),
         radius=radius,
         stretch=stretch,
         angle=angle,
@@ -89,10 +89,10 @@ def _draw_camera(rng: np.random.Generator, size: Size, frames: int) -> tuple[np.
 
 
 def _draw_lens(rng: np.random.Generator) -> Lens:
-    noisy = rng.random() < 0.7
+    noisy = rng.random() < 0.55
     return Lens(
         blur=rng.uniform(0.3, 1.3) if rng.random() < 0.4 else 0.0,
-        noise=rng.gamma(2.0, 2.0) if noisy else 0.0,
+        noise=rng.gamma(1.5, 2.2) if noisy else 0.0,
         chroma=rng.gamma(2.0, 1.5) if noisy and rng.random() < 0.4 else 0.0,
         quality=int(rng.integers(35, 96)) if rng.random() < 0.5 else 0,
         tint=tuple(rng.normal(1.0, 0.025, 3)),
