@@ -1,0 +1,249 @@
+"""Frames of a video file, by number, in the order in which they are shown.
+
+Frame ``i`` is the ``i``-th picture that a player shows (edit lists applied), whatever the time stamps are; pictures
+are turned as the file's display matrix says. Only a few frames are held, so that the length of a video does not matter.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import cv2
+import numpy as np
+
+from x2sam.errors import FramesError
+
+CACHE_BYTES = 128 * 2**20
+
+
+class VideoReader:
+    """A lazy sequence of frames, each uint8 (H, W, 3) RGB.
+
+    Reading forward decodes each frame once. Any other frame costs a seek to the key frame before it; the frames
+    decoded on the way are kept within ``cache_bytes``, so that reading backward is not quadratic.
+
+    path: of the video file
+    fps:  frames per second, as the file states it, or as its time stamps give it
+    size: (H, W) of every frame, turned upright
+
+    Raises :class:`FramesError` when the file can't be opened, has no picture track or not one readable picture.
+    May be used from several threads; they take turns.
+    """
+
+    def __init__(self, path: str | Path, cache_bytes: int = CACHE_BYTES):
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._container, self._stream = self._open()
+        try:
+            self._index = _index_packets(self._container, self._stream)
+            if self._index is None:
+                self._rewind()
+                self._index = _index_pictures(self._container, self._stream)
+            if not self._index.stamps:
+                raise FramesError(f"{self.path.name} has no readable picture; check that it opens in a player")
+            self._restart(0)
+            self.size: tuple[int, int] | None = None
+            self._capacity = 1
+            first = self[0]
+        except av.error.FFmpegError as error:
+            self.close()
+            raise FramesError(f"{self.path.name} can't be decoded ({error.strerror}); convert it to H.264") from error
+        except FramesError:
+            self.close()
+            raise
+        self.size = first.shape[:2]
+        self._capacity = max(2, int(cache_bytes // max(first.nbytes, 1)))
+        self.fps = self._rate()
+
+    def __len__(self) -> int:
+        return len(self._index.stamps)
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        """Frame ``frame``, uint8 (H, W, 3) RGB; negative numbers count from the end. The array is read-only."""
+        count = len(self)
+        if not -count <= frame < count:
+            raise IndexError(f"{self.path.name} has {count} frames, there is no frame {frame}")
+        frame %= count
+        with self._lock:
+            if frame not in self._cache:
+                try:
+                    self._fetch(frame)
+                except av.error.FFmpegError as error:
+                    raise self._undecodable(frame) from error
+            self._cache.move_to_end(frame)
+            return self._cache[frame]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back. Frames that are not cached can't be read afterwards."""
+        with self._lock:
+            self._container.close()
+
+    @property
+    def times(self) -> np.ndarray:
+        """float64 (T,), seconds from the first frame to each frame."""
+        if not self._index.exact:
+            return np.arange(len(self)) / float(self.fps)
+        stamps = np.array(self._index.stamps, np.float64)
+        return (stamps - stamps[0]) * float(self._stream.time_base)
+
+    def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        try:
+            container = av.open(str(self.path))
+        except (av.error.FFmpegError, OSError) as error:
+            raise FramesError(
+                f"{self.path.name} can't be read as a video ({error.strerror}); check that it opens in a player"
+            ) from error
+        if not container.streams.video:
+            container.close()
+            raise FramesError(f"{self.path.name} has no picture track; give a file with pictures")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        return container, stream
+
+    def _rate(self) -> float:
+        stated = self._stream.average_rate or self._stream.guessed_rate
+        if stated:
+            return float(Fraction(stated))
+        span = (self._index.stamps[-1] - self._index.stamps[0]) * float(self._stream.time_base or 0)
+        return (len(self) - 1) / span if self._index.exact and span > 0 else 1.0
+
+    def _rewind(self) -> None:
+        """A fresh start of the file: works for every container, also those that can't seek."""
+        self._container.close()
+        self._container, self._stream = self._open()
+
+    def _restart(self, frame: int) -> None:
+        """Decoding goes on from a key frame at or before ``frame``."""
+        self._next = self._index.key_before(frame)
+        if self._next == 0:
+            self._start_over()
+            return
+        self._container.seek(self._index.stamps[self._next], stream=self._stream)
+        self._pictures = _decode(self._container, self._stream)
+
+    def _start_over(self) -> None:
+        self._next = 0
+        self._rewind()
+        self._pictures = _decode(self._container, self._stream)
+
+    def _fetch(self, frame: int) -> None:
+        """Decode up to ``frame`` into the cache."""
+        keep_from = frame - self._capacity + 1
+        if not self._next <= frame or (self._index.exact and self._index.key_before(frame) > self._next):
+            self._restart(frame)
+        last: av.VideoFrame | None = None
+        while True:
+            picture = next(self._pictures, None)
+            number = len(self) if picture is None else self._index.number(picture, self._next)
+            if number > frame and last is None and self._next:
+                # The seek landed too late (transport streams have no index); a start from 0 never does.
+                self._start_over()
+                continue
+            if picture is None:
+                break
+            # A damaged picture is shown by players as the one before it; so is it here.
+            for missed in range(max(self._next, keep_from), min(number, frame + 1)):
+                self._keep(missed, last or picture)
+            self._next = number + 1
+            if keep_from <= number:
+                self._keep(number, picture)
+            if number >= frame:
+                return
+            last = picture
+        if last is None:
+            raise self._undecodable(frame)
+        for missed in range(max(self._next, keep_from), frame + 1):
+            self._keep(missed, last)
+        self._next = len(self)
+
+    def _undecodable(self, frame: int) -> FramesError:
+        return FramesError(f"frame {frame} of {self.path.name} can't be decoded; convert the file to H.264")
+
+    def _keep(self, number: int, picture: av.VideoFrame) -> None:
+        image = np.rot90(picture.to_ndarray(format="rgb24"), round(picture.rotation / 90) % 4)
+        if self.size is not None and image.shape[:2] != self.size:
+            image = cv2.resize(image, (self.size[1], self.size[0]), interpolation=cv2.INTER_AREA)
+        image = np.ascontiguousarray(image)
+        image.setflags(write=False)
+        self._cache[number] = image
+        while len(self._cache) > self._capacity:
+            self._cache.popitem(last=False)
+
+
+class _Index:
+    """Time stamps of all frames in order; ``exact`` when they are known and differ, so that seeking by them works."""
+
+    def __init__(self, stamps: list[int | None], keys: list[int]):
+        self.exact = None not in stamps and len(set(stamps)) == len(stamps)
+        self.stamps: list = sorted(stamps) if self.exact else stamps
+        self._keys = sorted(bisect_left(self.stamps, stamps[k]) for k in keys) if self.exact else []
+
+    def key_before(self, frame: int) -> int:
+        position = bisect_right(self._keys, frame)
+        return self._keys[position - 1] if position else 0
+
+    def number(self, picture: av.VideoFrame, expected: int) -> int:
+        """Which frame a decoded picture is; without usable time stamps, the one that was due."""
+        if not self.exact or picture.pts is None:
+            return expected
+        return max(bisect_right(self.stamps, picture.pts) - 1, 0)
+
+
+def _index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> _Index | None:
+    """The index without decoding, or None where packets may not be frames one to one."""
+    stamps, keys = [], []
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.is_keyframe:
+                keys.append(len(stamps))
+            stamps.append(packet.pts)
+    except av.error.FFmpegError:
+        return None
+    index = _Index(stamps, keys)
+    # Hidden pictures, fields and files that were cut off all show as a difference to the count in the header.
+    return index if index.exact and len(stamps) == stream.frames else None
+
+
+def _index_pictures(container: av.container.InputContainer, stream: av.VideoStream) -> _Index:
+    """The index by decoding everything once."""
+    stamps, keys = [], []
+    for picture in _decode(container, stream):
+        if picture.key_frame:
+            keys.append(len(stamps))
+        stamps.append(picture.pts)
+    return _Index(stamps, keys)
+
+
+def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Pictures in order; damaged packets are passed over, and a file that was cut off ends where it was cut."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:
+            packet = None
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue
