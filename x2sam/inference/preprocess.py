@@ -271,9 +271,9 @@ def span_indices(total: int, count: int) -> list[int]:
 
 
 def interleaved_indices(total: int, count: int) -> list[list[int]]:
-    """The clip as interleaved parts of about ``count`` frames, each spread over the whole clip (span sampling)."""
+    """The clip as interleaved parts of ``count`` frames or a few more, each spread over all of it (span sampling)."""
     step = max(1, total // count)
-    return [list(range(start, total, step))[:count] for start in range(step)]
+    return [list(range(start, total, step)) for start in range(step)]
 
 
 def chunk_indices(total: int, length: int = 8) -> list[list[int]]:
