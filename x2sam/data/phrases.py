@@ -108,28 +108,42 @@ def _general_phrases(item: Described, others: list[Described], size: tuple[int, 
     return found + [f"{superlative} object" for superlative, _ in _sides(item, others, size)]
 
 
+def _all_expressions(
+    item: Described, items: Sequence[Described], size: tuple[int, int], whole: bool
+) -> tuple[list[str], list[str]]:
+    """Expressions with the category's name and expressions without."""
+    others = [o for o in items if o.id != item.id]
+    if not whole and any(_same_kind(item, o) for o in others):
+        return [], []
+    rivals = [o for o in others if _same_kind(item, o)]
+    countable = [o for o in others if o.thing]
+    return (
+        list(dict.fromkeys(_kind_phrases(item, rivals, size, whole))),
+        _general_phrases(item, countable, size, whole),
+    )
+
+
 def expressions(item: Described, items: Sequence[Described], size: tuple[int, int], whole: bool) -> list[str]:
     """All expressions (without article) that mean ``item`` and nothing else of ``items``, in a picture (H, W).
 
     whole: every object of these kinds is among ``items``; else only kinds that occur once are named, and neither
         order, size nor colour tells two of a kind apart
     """
-    others = [o for o in items if o.id != item.id]
-    if not whole and any(_same_kind(item, o) for o in others):
-        return []
-    rivals = [o for o in others if _same_kind(item, o)]
-    countable = [o for o in others if o.thing]
-    found = _kind_phrases(item, rivals, size, whole) + _general_phrases(item, countable, size, whole)
-    return list(dict.fromkeys(found))
+    kind, general = _all_expressions(item, items, size, whole)
+    return kind + general
 
 
 def describe_objects(
     items: Sequence[Described], size: tuple[int, int], rng: np.random.Generator, whole: bool = True, most: int = 6
 ) -> tuple[SampleObject, ...]:
-    """Objects with up to ``most`` expressions each, drawn without repetition, half of them with an article."""
+    """Objects with up to ``most`` expressions each, drawn without repetition, half of them with an article.
+
+    At most one of them does without the category's name: there are many of these and they teach little.
+    """
     described = []
     for item in items:
-        found = expressions(item, items, size, whole)
+        kind, general = _all_expressions(item, items, size, whole)
+        found = kind + ([general[int(rng.integers(len(general)))]] if general else [])
         order = rng.permutation(len(found))[:most]
         articles = rng.random(len(order)) < 0.5
         phrases = tuple(("the " if a else "") + found[k] for k, a in zip(order, articles, strict=True))

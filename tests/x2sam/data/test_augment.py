@@ -160,7 +160,7 @@ def test_small_mask_utilities():
     assert components(mask)[2][:, 4].tolist() == [24, 4] and len(components(mask, 5)[1]) == 1
     areas, centres = label_centres(np.where(mask, 7, 0).astype(np.uint8)[:, :10])
     assert areas[7] == 28 and centres[7].tolist() == [(4 * 2 + 24 * 7) / 28, (4 * 2 + 24 * 7) / 28]
-    labels, kept = drop_small(np.where(mask, 7, 3).astype(np.uint8)[None], [3, 7])
+    _, kept = drop_small(np.where(mask, 7, 3).astype(np.uint8)[None], [3, 7])
     assert kept == [3, 7] and drop_small(np.where(mask, 7, 0).astype(np.uint8)[None, :5], [7])[1] == []
     assert resize_labels(np.array([[1, 2], [3, 4]], np.uint8), (4, 4))[1].tolist() == [1, 1, 2, 2]
     assert mask_iou(mask, ~mask) == 0 and mask_iou(mask & ~mask, mask & ~mask) == 1
