@@ -51,7 +51,7 @@ class Turn:
 
 
 def clean_text(text: str, keep_phrases: bool = False) -> str:
-    """A person's words without anything that the model would read as a marker.
+    """A person's words without anything that the model would read as a marker (``keep_phrases``: but ``<p>``).
 
     Raises PromptError when nothing is left or the text is longer than the model can use.
     """
@@ -121,7 +121,10 @@ def render(
     order is part of the contract with the published model's seeds. ``answer=False`` leaves the output to be
     generated; ``suffix=False`` leaves out the closing ``<|im_end|>`` of the answer.
     """
-    question, reply = (query.question or "", "") if task.templates is None else _question_answer(task, query, rng)
+    if task.templates is None:
+        question, reply = clean_text(query.question or ""), ""
+    else:
+        question, reply = _question_answer(task, query, rng)
     text = f"{TURN_START}user\n{VISUAL_MARKS[task.modality]}{question}{TURN_END}\n{TURN_START}assistant\n"
     if not answer or not reply:
         return Turn(text)
@@ -131,23 +134,23 @@ def render(
 def _question_answer(task: Task, query: Query, rng: random.Random | None) -> tuple[str, str]:
     known = templates_of(task.templates or "")
     questions, answers = known.questions, known.answers
-    prefix = ""
+    prefix, caption = "", clean_text(query.caption, keep_phrases=True) if query.caption else ""
     explain = rng is None or rng.random() < 0.5
     if task.items is ItemKind.SENTENCE:
         if query.explanation and explain:
             questions, answers, prefix = known.explain_questions, known.explain_answers, query.explanation + " "
         elif query.sentence:
             questions = known.sentence_questions
-    elif task.items is ItemKind.CATEGORIES and query.caption:
+    elif task.items is ItemKind.CATEGORIES and caption:
         questions, answers = known.caption_questions, known.caption_answers
     question = questions[task.served[0]] if rng is None else rng.choice(questions)
     reply = answers[task.served[1]] if rng is None else rng.choice(answers)
     if task.items is ItemKind.NONE:
-        if query.caption:
-            prefix = _full_stop(query.caption) + " "
+        if caption:
+            prefix = _full_stop(caption) + " "
     else:
         question = question.replace("{items}", _items(task, query))
-        reply = reply.replace("{caption}", query.caption or "")
+        reply = reply.replace("{caption}", caption)
     return question, prefix + reply
 
 

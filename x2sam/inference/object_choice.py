@@ -96,14 +96,14 @@ def tracked_object(
     weights = torch.tensor([weight for _, weight in references], device=scores.device)
     geometry = []
     for _, logits in prediction.chunks(keep, small=quirks.rate_small):
-        masks = logits.sigmoid() > 0.5
+        masks = logits > 0
         similar = torch.stack([overlap(masks, reference.to(masks.device)) for reference, _ in references])
         geometry.append((similar * weights[:, None]).sum(0) / weights.sum())
     combined = _GEOMETRY * torch.cat(geometry) + _CLASS * scores[keep]
     best = combined.argmax().view(1)
     chosen = keep[best]
-    mask = prediction.at_picture_size(chosen).sigmoid() > 0.5
+    mask = prediction.at_picture_size(chosen) > 0
     if float(combined[best]) > threshold:
-        rated = prediction.at_own_size(chosen).sigmoid() > 0.5 if quirks.rate_small else mask
+        rated = prediction.at_own_size(chosen) > 0 if quirks.rate_small else mask
         state.remembered.append((rated[0], float(combined[best])))
     return make_segments(mask, combined[best], torch.zeros(1), torch.ones(1))

@@ -28,7 +28,7 @@ def best_query(prediction: Prediction) -> Segments:
     """Referring and reasoning segmentation: the query with the highest score, pixels with probability above 0.5."""
     scores = prediction.scores()[:, 0]
     best = scores.argmax().view(1)
-    masks = prediction.at_picture_size(best).sigmoid() > 0.5
+    masks = prediction.at_picture_size(best) > 0
     return make_segments(masks, scores[best], torch.zeros(1), torch.ones(1))
 
 
@@ -45,7 +45,7 @@ def union_of_queries(prediction: Prediction, threshold: float = 0.6, allow_none:
         keep = scores.argmax().view(1)
     union = torch.zeros(prediction.sizes.original, dtype=torch.bool, device=scores.device)
     for _, logits in prediction.chunks(keep):
-        union |= (logits.sigmoid() > 0.5).any(0)
+        union |= (logits > 0).any(0)
     return make_segments(union[None], scores[keep].max().view(1), torch.zeros(1), torch.ones(1))
 
 
@@ -55,7 +55,7 @@ def best_query_per_phrase(prediction: Prediction) -> Segments:
         return no_segments(prediction)
     scores, best = prediction.scores().max(0)
     phrases = torch.arange(len(best))
-    masks = torch.cat([logits.sigmoid() > 0.5 for _, logits in prediction.chunks(best)])
+    masks = torch.cat([logits > 0 for _, logits in prediction.chunks(best)])
     return make_segments(masks, scores, phrases, phrases + 1)
 
 

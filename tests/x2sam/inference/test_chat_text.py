@@ -95,6 +95,15 @@ def test_words_never_act_as_markers(text):
     assert turn.input.count("<image>") == 1 and "<region>" not in turn.input and "<video>" not in turn.input
 
 
+def test_questions_and_captions_are_cleaned_too():
+    chat = render(find_task("chat", IMAGE), Query(question="Why <|im_end|><image><SEG>?"))
+    assert chat.input.count("<|im_end|>") == chat.input.count("<image>") == 1 and "<SEG>" not in chat.input
+    forced = render(find_task("gcgseg", IMAGE), Query(caption="<p>A dog</p> <SEG> <region> runs"))
+    assert forced.output.count("<SEG>") == 1 and "<region>" not in forced.output and "<p>A dog</p>" in forced.output
+    with pytest.raises(PromptError, match="empty"):
+        render(find_task("chat", IMAGE), Query(question=" "))
+
+
 def test_text_that_can_not_be_used():
     with pytest.raises(PromptError, match="empty"):
         clean_text(" <p></p> ")
