@@ -1,0 +1,97 @@
+"""What this package needs of an engine, and how it waits for one that is still loading.
+
+The engine itself is made by the entry points and handed in as a function; nothing here knows PyTorch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from backend.errors import EXPECTED, ModelUnavailableError
+from x2sam.structures import Mask, Prompt
+
+log = logging.getLogger(__name__)
+
+
+class Session(Protocol):
+    """One open picture or clip."""
+
+    def segment(self, prompt: Prompt, frame: int = 0, priority: Any = None) -> list[Mask]: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A loaded model. ``frames`` is lazy: ``len(frames)`` pages, ``frames[i]`` uint8 (H, W, 3)."""
+
+    name: str
+    version: str
+    device: str
+
+    def open(self, frames: Sequence[np.ndarray], key: str | None = None) -> Session: ...
+
+    def close(self) -> None: ...
+
+
+EngineProvider = Callable[[], Engine]
+
+
+class EngineLoader:
+    """Builds the engine in a thread of its own, so that the server answers from its first second."""
+
+    def __init__(self, provider: EngineProvider):
+        self._provider = provider
+        self._done = threading.Event()
+        self._engine: Engine | None = None
+        self._failure: str | None = None
+        self._thread = threading.Thread(target=self._load, name="load-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begins to load."""
+        self._thread.start()
+
+    @property
+    def state(self) -> str:
+        """``loading``, ``ready`` or ``failed``."""
+        if not self._done.is_set():
+            return "loading"
+        return "ready" if self._engine is not None else "failed"
+
+    @property
+    def ready_engine(self) -> Engine | None:
+        """The engine, if it is there already."""
+        return self._engine
+
+    def wait(self, seconds: float) -> Engine:
+        """The engine, waiting for it if need be.
+
+        :raises ModelUnavailableError: it is not there in time, or can't be loaded.
+        """
+        if not self._done.wait(seconds):
+            raise ModelUnavailableError("The model is still loading; try again in a moment.")
+        if self._engine is None:
+            raise ModelUnavailableError(f"The model could not be loaded: {self._failure}")
+        return self._engine
+
+    def close(self) -> None:
+        """Closes the engine if it was loaded."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def _load(self) -> None:
+        try:
+            self._engine = self._provider()
+            log.info("model %s, version %s, on %s", self._engine.name, self._engine.version, self._engine.device)
+        except EXPECTED as error:
+            self._failure = str(error)
+            log.error("the model could not be loaded: %s", error)
+        except Exception as error:
+            self._failure = f"{type(error).__name__}; see the log of the ML backend."
+            log.exception("the model could not be loaded")
+        finally:
+            self._done.set()

@@ -1,0 +1,142 @@
+"""X2SAM in the shape of a label-studio-ml 2.x model: our own routes and ``label-studio-ml start`` call this class."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+import uuid
+from typing import Any, ClassVar
+
+from backend.answers import Answer, Services, answer_automatic, answer_context, kind_of, words_only
+from backend.errors import EXPECTED, BackendError
+from backend.label_config import LabelConfig, parse_label_config
+from backend.ml_base import model_base
+from backend.protocol import Context, Json, Task, parse_context, parse_task
+from x2sam.errors import CancelledError
+
+log = logging.getLogger(__name__)
+
+_EVENTS = frozenset(
+    {
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_DELETED",
+        "TASKS_CREATED",
+        "TASKS_DELETED",
+        "PROJECT_UPDATED",
+        "START_TRAINING",
+    }
+)
+
+
+class X2SAMModel(model_base()):
+    """One request's view of the model: made for each request with its project and labeling configuration.
+
+    The engine and everything else that lives longer is in ``services``; get a class that has it with :meth:`bound_to`.
+    """
+
+    services: ClassVar[Services]
+
+    @classmethod
+    def bound_to(cls, services: Services) -> type[X2SAMModel]:
+        """This class with its services."""
+        return type(cls.__name__, (cls,), {"services": services})
+
+    def setup(self) -> None:
+        self.set("model_version", self.services.model_version)
+
+    def predict(self, tasks: list[Json], context: Any = None, **_params: Any) -> list[dict[str, Any]]:
+        """One entry for each task, in order.
+
+        With a context, an annotator waits: problems are answered as a sentence in the read-only TextArea, if the
+        labeling configuration has one. Without, these are predictions to be stored; an entry without ``result`` makes
+        Label Studio store nothing for that task.
+
+        :raises BackendError, X2SAMError: no task could be answered; the text is meant for a person.
+        """
+        config = parse_label_config(self.label_config or "<View/>")
+        prompts = parse_context(context)
+        parsed = [parse_task(task) for task in tasks]
+        if prompts is None:
+            return self._predictions(parsed, config)
+        return [self._entry(self._interactive(task, config, prompts)) for task in parsed]
+
+    def fit(self, event: str, data: Json, **_params: Any) -> dict[str, str]:
+        """Takes note of an event. It returns at once, since Label Studio lets the annotator wait for it."""
+        known = event if event in _EVENTS else "other"
+        self.services.metrics.events.labels(known).inc()
+        log.info("event %s in project %s", known, self.project_id)
+        return {"event": known}
+
+    def _interactive(self, task: Task, config: LabelConfig, context: Context) -> Answer:
+        try:
+            return self._measured(task, config, context) or Answer()
+        except CancelledError:
+            return Answer()  # a newer prompt took its place; the editor shows that one's answer only
+        except EXPECTED as error:
+            words = words_only(config, str(error), context)
+            if words is None:
+                raise
+            return words
+
+    def _predictions(self, tasks: list[Task], config: LabelConfig) -> list[dict[str, Any]]:
+        """What fits into Label Studio's patience; the tasks left out are asked for again by the next action."""
+        start = time.monotonic()
+        longest, entries, failures = 0.0, [], []
+        for task in tasks:
+            begun = time.monotonic()
+            if entries and begun - start + longest > self.services.settings.batch_seconds:
+                log.warning("batch stopped after %d of %d tasks: out of time", len(entries), len(tasks))
+                break
+            try:
+                entries.append(self._entry(self._measured(task, config, None)))
+            except EXPECTED as error:
+                failures.append(error)
+                entries.append(self._entry(None))
+            longest = max(longest, time.monotonic() - begun)
+        if len(failures) == len(tasks):
+            raise failures[0]
+        return entries + [self._entry(None)] * (len(tasks) - len(entries))
+
+    def _measured(self, task: Task, config: LabelConfig, context: Context | None) -> Answer | None:
+        """The answer, with a log line and numbers; what nobody expected becomes an error that can be shown."""
+        kind, metrics, start = kind_of(context), self.services.metrics, time.perf_counter()
+        try:
+            with metrics.timed(kind):
+                if context is None:
+                    answer = answer_automatic(self.services, task, config)
+                else:
+                    answer = answer_context(self.services, task, config, context)
+        except EXPECTED as error:
+            metrics.errors.labels(type(error).__name__).inc()
+            log.warning("task %s, %s: %s", _loggable(task.id), kind, type(error).__name__)
+            raise
+        except Exception as error:
+            metrics.errors.labels("unexpected").inc()
+            raise _reported(error) from error
+        masks = answer.masks if answer else 0
+        metrics.masks.labels(kind).inc(masks)
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        log.info("task %s, %s: %d masks in %.0f ms", _loggable(task.id), kind, masks, milliseconds)
+        return answer
+
+    def _entry(self, answer: Answer | None) -> dict[str, Any]:
+        entry: dict[str, Any] = {"model_version": self.services.model_version}
+        if answer is not None:
+            entry["result"] = answer.items
+            if answer.score is not None:
+                entry["score"] = answer.score
+        return entry
+
+
+def _reported(error: Exception) -> BackendError:
+    """Logs where an error came from, not its text: that may quote a task."""
+    reference = uuid.uuid4().hex[:8]
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("unexpected %s, reference %s\n%s", type(error).__name__, reference, frames)
+    return BackendError(f"Something went wrong in the ML backend; its log says more (reference {reference}).")
+
+
+def _loggable(task_id: str) -> str:
+    return task_id if task_id.isdigit() else "?"

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_engine import FakeEngine
+from picture_server import PictureServer
+
+from backend.app import close_services, create_app
+from backend.settings import Settings
+
+REQUESTS = Path(__file__).parent / "data" / "requests"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def pictures():
+    """Stands in for Label Studio's files."""
+    server = PictureServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def settings(pictures, tmp_path) -> Settings:
+    return Settings(
+        label_studio_url=pictures.url, media_cache_dir=str(tmp_path / "media"), load_wait=5, media_timeout=5
+    )
+
+
+@pytest.fixture
+def app(settings, engine):
+    app = create_app(settings, lambda: engine)
+    app.extensions["x2sam"].engines.wait(5)
+    yield app
+    close_services(app.extensions["x2sam"])
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def captured():
+    """The body of a request as Label Studio sent it (long masks cut), by file name."""
+    return lambda name: json.loads((REQUESTS / f"{name}.json").read_text(encoding="utf-8"))["body"]

@@ -1,0 +1,81 @@
+"""A stand-in for the engine that draws what it is asked for, so that tests know every pixel of the answer."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from x2sam.errors import PromptError
+from x2sam.structures import Mask, Prompt
+
+CLICK_SCORE, BOX_SCORE, TEXT_SCORE, CATEGORY_SCORE = 0.97, 0.91, 0.83, 0.64
+
+
+class FakeSession:
+    """Clicks give discs (negative ones cut), boxes and masks themselves, a text a square, categories columns."""
+
+    def __init__(self, engine, frames, key):
+        self.engine, self.frames, self.key, self.closed = engine, frames, key, False
+
+    def segment(self, prompt: Prompt, frame: int = 0, priority=None) -> list[Mask]:
+        self.engine.asked.append((self.key, frame, prompt))
+        if self.engine.raises is not None:
+            raise self.engine.raises
+        height, width = self.frames[frame].shape[:2]
+        y, x = np.mgrid[:height, :width] + 0.5
+        if prompt.categories:
+            return self._categories(prompt, x, width)
+        if prompt.text:
+            return [] if "nothing" in prompt.text else [self._square(prompt, x, y, width, height)]
+        if not prompt.has_region:
+            raise PromptError("The prompt is empty.")
+        mask = np.zeros((height, width), bool)
+        radius = max(height, width) / 16
+        for x0, y0, x1, y1 in prompt.boxes:
+            mask |= (x > x0) & (x < x1) & (y > y0) & (y < y1)
+        for drawn in prompt.masks:
+            mask |= drawn
+        for point in prompt.points:
+            disc = (x - point.x) ** 2 + (y - point.y) ** 2 < radius**2
+            mask = mask | disc if point.positive else mask & ~disc
+        score = CLICK_SCORE if prompt.points else BOX_SCORE
+        return [Mask(mask, score, prompt.object_id or "")]
+
+    def close(self) -> None:
+        self.closed = True
+
+    @staticmethod
+    def _square(prompt, x, y, width, height) -> Mask:
+        inside = (abs(x - width / 2) < height / 8) & (abs(y - height / 2) < height / 8)
+        return Mask(inside, TEXT_SCORE, phrase=prompt.text)
+
+    @staticmethod
+    def _categories(prompt, x, width) -> list[Mask]:
+        count = len(prompt.categories)
+        return [
+            Mask((x >= k * width / count) & (x < (k + 1) * width / count), CATEGORY_SCORE + k / 100, category=k)
+            for k, name in enumerate(prompt.categories)
+            if name != "unseen"
+        ]
+
+
+class FakeEngine:
+    """Has the surface of the real engine that the backend uses; remembers what it was asked."""
+
+    name, version, device = "fake", "fake-0001", "cpu"
+
+    def __init__(self):
+        self.asked: list[tuple[str, int, Prompt]] = []
+        self.sessions: list[FakeSession] = []
+        self.raises: Exception | None = None
+        self.closed = False
+        self._lock = threading.Lock()
+
+    def open(self, frames, key=None) -> FakeSession:
+        with self._lock:
+            self.sessions.append(FakeSession(self, frames, key))
+            return self.sessions[-1]
+
+    def close(self) -> None:
+        self.closed = True

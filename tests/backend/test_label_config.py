@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from label_studio_sdk.label_interface import LabelInterface
+
+from backend.errors import LabelConfigError
+from backend.label_config import parse_label_config, task_value
+
+OUR_CONFIGS = sorted((Path(__file__).parents[2] / "label_config").glob("*.xml"))
+
+ALL = """<View>
+  <Header value="Mark things"/>
+  <Image name="image" value="$image"/>
+  <TextArea name="notes" toName="image" smart="false" editable="true"/>
+  <TextArea name="prompt" toName="image" editable="true"/>
+  <TextArea name="reply" toName="image" smart="false" editable="false"/>
+  <RectangleLabels name="box" toName="image" smart="true"><Label value="A"/></RectangleLabels>
+  <PolygonLabels name="poly" toName="image"><Label value="A"/><Label value="B" alias="bee"/></PolygonLabels>
+  <View><BitmaskLabels name="bits" toName="image"><View><Label value="A"/></View></BitmaskLabels></View>
+  <KeyPointLabels name="point" toName="image" smart="true"><Label value="A"/></KeyPointLabels>
+</View>"""
+
+
+def test_tags_and_labels():
+    config = parse_label_config(ALL)
+    assert config.objects["image"].kind == "image"
+    assert config.objects["image"].key == "$image"
+    assert {name: tag.kind for name, tag in config.controls.items()} == {
+        "notes": "textarea",
+        "prompt": "textarea",
+        "reply": "textarea",
+        "box": "rectanglelabels",
+        "poly": "polygonlabels",
+        "bits": "bitmasklabels",
+        "point": "keypointlabels",
+    }
+    assert [label.value for label in config.controls["poly"].labels] == ["A", "bee"]
+    assert config.controls["poly"].labels[1].names == ("B",)
+    assert [label.value for label in config.controls["bits"].labels] == ["A"]
+    assert config.controls["point"].smart
+    assert not config.controls["bits"].smart
+
+
+def test_masks_go_to_the_best_tag():
+    assert parse_label_config(ALL).output("image").name == "bits"
+    assert parse_label_config(ALL.replace("BitmaskLabels", "BrushLabels")).output("image").kind == "brushlabels"
+    assert parse_label_config(ALL.replace("BitmaskLabels", "EllipseLabels")).output("image").name == "poly"
+
+
+def test_the_tag_of_the_prompt_does_not_take_the_answer():
+    two = """<View><Image name="i" value="$i"/>
+      <RectangleLabels name="smart" toName="i" smart="true"><Label value="A"/></RectangleLabels>
+      <RectangleLabels name="out" toName="i"><Label value="A"/></RectangleLabels></View>"""
+    assert parse_label_config(two).output("i", "smart").name == "out"
+    with pytest.raises(LabelConfigError, match="BrushLabels"):
+        parse_label_config(two.replace('name="out" toName="i"', 'name="out" toName="j"')).output("i", "smart")
+
+
+def test_reply_and_prompts():
+    config = parse_label_config(ALL)
+    assert config.reply().name == "reply"
+    assert config.is_text_prompt("prompt")
+    assert not config.is_text_prompt("reply")
+    assert not config.is_text_prompt("notes")
+    assert not config.is_text_prompt("unknown")
+
+
+def test_a_config_without_reply(captured):
+    config = parse_label_config(captured("predict_interactive_video_text")["label_config"])
+    assert config.reply() is None
+    assert config.is_text_prompt("prompt")
+    assert config.objects["video"].kind == "video"
+
+
+def test_labels_of_prompts_must_be_labels_of_the_answer():
+    config = parse_label_config(ALL)
+    poly = config.controls["poly"]
+    assert poly.label_value("A") == "A"
+    assert poly.label_value(None) == "A"
+    assert config.controls["bits"].label_value("anything") == "A"
+    with pytest.raises(LabelConfigError, match="same labels"):
+        poly.label_value("C")
+
+
+def test_names_for_the_model_can_differ_from_labels():
+    xml = """<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">
+      <Label value="Vehicle" predicted_values="car, truck"/></BrushLabels></View>"""
+    assert parse_label_config(xml).controls["m"].labels[0].names == ("car", "truck")
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "",
+        "<View>",
+        "<View></Image>",
+        "<View>&nbsp;</View>",
+        "\ud800",
+        '<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>',
+        '<!DOCTYPE v SYSTEM "file:///etc/passwd"><View/>',
+        "<View>" * 100 + "</View>" * 100,
+        "<View>" + " " * 1_000_001 + "</View>",
+    ],
+)
+def test_unusable_xml(xml):
+    with pytest.raises(LabelConfigError):
+        parse_label_config(xml)
+
+
+def test_an_encoding_in_the_header_does_not_matter():
+    parse_label_config('<?xml version="1.0" encoding="latin-1"?><View><Header value="ü"/></View>')
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "value"),
+    [
+        ("$image", {"image": "a"}, "a"),
+        ("$frames", {"frames": ["a", "b"]}, ["a", "b"]),
+        ("$outer.inner", {"outer": {"inner": "a"}}, "a"),
+        ("$list[1]", {"list": ["a", "b"]}, "b"),
+        ("$a.b", {"a.b": "whole"}, "whole"),
+        ("https://example.com/a.png", {}, "https://example.com/a.png"),
+    ],
+)
+def test_values_of_tasks(key, data, value):
+    config = parse_label_config(f'<View><Image name="i" value="{key}"/></View>')
+    assert task_value(config.objects["i"], data) == value
+
+
+@pytest.mark.parametrize("data", [{}, {"picture": "a"}, {"image": None, "x": 1}])
+def test_a_task_without_the_value(data):
+    config = parse_label_config('<View><Image name="i" value="$image.url"/></View>')
+    with pytest.raises(LabelConfigError, match=r"image\.url"):
+        task_value(config.objects["i"], data)
+
+
+@pytest.mark.parametrize("path", OUR_CONFIGS, ids=lambda path: path.stem)
+def test_our_configurations_are_what_they_say(path):
+    xml = path.read_text(encoding="utf-8")
+    interface, config = LabelInterface(xml), parse_label_config(xml)
+    assert interface.is_valid
+    assert config.reply() is not None or path.stem == "image_clicks"
+    assert set(config.controls) <= {control.name for control in interface.controls}
+    if "video_boxes" not in path.stem:
+        tag = config.picture()
+        labels = {label.value for label in config.output(tag.name).labels}
+        assert all({label.value for label in control.labels} in (labels, set()) for control in config.on(tag.name))
+        assert tag.pages == path.stem.startswith("video")
+
+
+def test_there_are_five_configurations():
+    assert [path.stem for path in OUR_CONFIGS] == [
+        "image_clicks",
+        "image_text",
+        "video_boxes",
+        "video_frames",
+        "video_frames_brush",
+    ]

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from picture_server import PictureServer, picture_bytes
+
+from backend.errors import MediaError, MediaRefusedError, MediaTimeoutError, MediaTooLargeError
+from backend.file_cache import FileCache
+from backend.hosts import HostRules
+from backend.media import MediaFetcher
+
+UPLOAD = "/data/upload/3/photo.png"
+
+
+@pytest.fixture
+def fetcher_for(settings, tmp_path):
+    def make(rules=None, **changes):
+        changed = replace(settings, **changes)
+        return MediaFetcher(changed, FileCache(tmp_path / "media", changed.media_cache_bytes, 3600), rules)
+
+    return make
+
+
+@pytest.fixture
+def other():
+    """A second server: another origin, since its port differs."""
+    server = PictureServer()
+    server.files["/a.png"] = b"from elsewhere"
+    yield server
+    server.close()
+
+
+def jwt(**content):
+    return "h." + base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=") + ".s"
+
+
+def test_uploads_and_local_files_come_from_label_studio(fetcher_for, pictures):
+    pictures.files |= {UPLOAD: b"upload", "photos/dog.jpg": b"dog"}
+    fetcher = fetcher_for()
+    assert fetcher.read(UPLOAD) == b"upload"
+    assert fetcher.read("/data/local-files/?d=photos/dog.jpg") == b"dog"
+    assert fetcher.read(f"{pictures.url}/data/upload/3/photo.png") == b"upload"
+    assert "Authorization" not in pictures.seen[0][1]
+
+
+def test_names_with_anything_in_them(fetcher_for, pictures):
+    pictures.files["photos/имя файла 画像 100%.jpg"] = b"name"
+    assert fetcher_for().read("/data/local-files/?d=photos/имя файла 画像 100%.jpg") == b"name"
+
+
+def test_a_server_below_a_path(fetcher_for, pictures):
+    pictures.files["/labels/data/upload/1/a.png"] = b"below"
+    fetcher = fetcher_for(label_studio_url=pictures.url + "/labels")
+    assert fetcher.read("/data/upload/1/a.png") == b"below"
+    assert fetcher.read("/labels/data/upload/1/a.png") == b"below"
+
+
+def test_old_token(fetcher_for, pictures):
+    pictures.files[UPLOAD], pictures.token = b"upload", "Token " + "a" * 40
+    assert fetcher_for(label_studio_api_key="a" * 40).read(UPLOAD) == b"upload"
+    with pytest.raises(MediaError, match="LABEL_STUDIO_API_KEY"):
+        fetcher_for(label_studio_api_key="b" * 40).read("/data/upload/3/other.png")
+
+
+def test_a_personal_token_is_exchanged_and_renewed_when_it_is_refused(fetcher_for, pictures):
+    pictures.files |= {UPLOAD: b"upload", "/data/upload/2": b"second"}
+    pictures.token = "Bearer of nobody"
+    fetcher = fetcher_for(label_studio_api_key=jwt(token_type="refresh"))
+    assert fetcher.read(UPLOAD) == b"upload"
+    assert pictures.exchanged == 1
+    pictures.token = "Bearer of somebody else"
+    assert fetcher.read("/data/upload/2") == b"second"
+    assert pictures.exchanged == 2
+
+
+def test_files_are_fetched_once(fetcher_for, pictures):
+    pictures.files[UPLOAD], pictures.delay = b"upload", 0.1
+    fetcher = fetcher_for()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(fetcher.read, [UPLOAD] * 8)) == {b"upload"}
+    assert len(pictures.seen) == 1
+
+
+def test_a_file_that_vanished_from_the_cache_is_fetched_again(fetcher_for, pictures):
+    pictures.files[UPLOAD] = b"upload"
+    fetcher = fetcher_for()
+    original = fetcher.fetch
+
+    def fetch_and_lose(address):
+        fetcher.fetch = original
+        file = original(address)
+        fetcher._cache.forget(fetcher.absolute(address))
+        return file
+
+    fetcher.fetch = fetch_and_lose
+    assert fetcher.read(UPLOAD) == b"upload"
+
+
+def test_other_hosts_must_be_named_and_get_no_token(fetcher_for, pictures, other):
+    url = f"{other.url}/a.png"
+    with pytest.raises(MediaRefusedError, match="X2SAM_MEDIA_HOSTS"):
+        fetcher_for(label_studio_api_key="a" * 40).read(url)
+    assert other.seen == []
+    allowed = fetcher_for(label_studio_api_key="a" * 40, media_hosts=(f"127.0.0.1:{other.port}",))
+    assert allowed.read(url) == b"from elsewhere"
+    assert "Authorization" not in other.seen[0][1]
+
+
+def test_a_redirect_is_checked_and_loses_the_token(fetcher_for, pictures, other):
+    pictures.token = "Token " + "a" * 40
+    pictures.redirects[UPLOAD] = f"{other.url}/a.png"
+    with pytest.raises(MediaRefusedError):
+        fetcher_for(label_studio_api_key="a" * 40).read(UPLOAD)
+    assert other.seen == []
+    allowed = fetcher_for(label_studio_api_key="a" * 40, media_hosts=(f"127.0.0.1:{other.port}",))
+    assert allowed.read(UPLOAD) == b"from elsewhere"
+    assert pictures.seen[-1][1]["Authorization"] == pictures.token
+    assert "Authorization" not in other.seen[0][1]
+
+
+def test_a_redirect_back_and_relative_ones(fetcher_for, pictures):
+    pictures.files["/data/real.png"] = b"real"
+    pictures.redirects |= {UPLOAD: "/data/step", "/data/step": "real.png"}
+    assert fetcher_for().read(UPLOAD) == b"real"
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "http://169.254.169.254/latest/meta-data", "ftp://x/y", "http://[x/"]
+)
+def test_redirects_to_forbidden_places(fetcher_for, pictures, target):
+    pictures.redirects[UPLOAD] = target
+    with pytest.raises(MediaRefusedError):
+        fetcher_for().read(UPLOAD)
+
+
+def test_redirects_in_a_circle(fetcher_for, pictures):
+    pictures.redirects |= {UPLOAD: "/data/b", "/data/b": UPLOAD}
+    with pytest.raises(MediaError, match="redirects"):
+        fetcher_for().read(UPLOAD)
+
+
+def test_the_checked_address_is_the_one_that_is_used(fetcher_for, pictures, settings):
+    """A name that resolves to something else the second time gains nothing."""
+    asked = []
+
+    def resolve(host, port, type):
+        asked.append(host)
+        return [(2, type, 6, "", ("127.0.0.1", port))] if len(asked) == 1 else [(2, type, 6, "", ("127.0.0.9", port))]
+
+    pictures.files["/data/x"] = b"right"
+    url = f"http://rebind.test:{pictures.port}"
+    rules = HostRules(url, (), resolve)
+    assert fetcher_for(rules, label_studio_url=url).read("/data/x") == b"right"
+    assert asked == ["rebind.test"]
+    assert pictures.seen[0][1]["Host"] == f"rebind.test:{pictures.port}"
+
+
+def test_the_second_address_of_a_name_is_tried(fetcher_for, pictures):
+    def resolve(host, port, type):
+        return [(10, type, 6, "", ("::1", port, 0, 0)), (2, type, 6, "", ("127.0.0.1", port))]
+
+    pictures.files["/data/x"] = b"right"
+    url = f"http://localhost:{pictures.port}"
+    assert fetcher_for(HostRules(url, (), resolve), label_studio_url=url).read("/data/x") == b"right"
+
+
+def test_proxies_and_netrc_of_the_environment_are_not_used(fetcher_for, pictures, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    pictures.files[UPLOAD] = b"upload"
+    assert fetcher_for().read(UPLOAD) == b"upload"
+
+
+def test_a_file_that_is_too_large(fetcher_for, pictures):
+    pictures.files[UPLOAD] = b"x" * 2001
+    with pytest.raises(MediaTooLargeError, match="X2SAM_MEDIA_MAX_MB"):
+        fetcher_for(media_max_bytes=2000).read(UPLOAD)
+    assert fetcher_for(media_max_bytes=2001).read(UPLOAD) == b"x" * 2001
+
+
+def test_a_slow_server(fetcher_for, pictures):
+    pictures.files[UPLOAD], pictures.delay = b"x", 3
+    start = time.monotonic()
+    with pytest.raises(MediaTimeoutError, match="X2SAM_MEDIA_TIMEOUT"):
+        fetcher_for(media_timeout=0.3).read(UPLOAD)
+    assert time.monotonic() - start < 2
+
+
+def test_a_server_that_sends_byte_after_byte(fetcher_for, pictures):
+    pictures.files[UPLOAD], pictures.drip = b"x" * 300, 0.02
+    start = time.monotonic()
+    with pytest.raises(MediaTimeoutError):
+        fetcher_for(media_timeout=0.3).read(UPLOAD)
+    assert time.monotonic() - start < 2
+
+
+def test_half_a_file_is_not_kept(fetcher_for, pictures):
+    pictures.files[UPLOAD], pictures.cut = b"x" * 1000, True
+    fetcher = fetcher_for()
+    with pytest.raises(MediaError, match="broke"):
+        fetcher.read(UPLOAD)
+    pictures.cut = False
+    assert fetcher.read(UPLOAD) == b"x" * 1000
+
+
+def test_nobody_listens(fetcher_for):
+    with pytest.raises(MediaError, match="can't connect"):
+        fetcher_for(label_studio_url="http://127.0.0.1:9").read(UPLOAD)
+
+
+def test_missing_files(fetcher_for):
+    with pytest.raises(MediaError, match="storage covers"):
+        fetcher_for().read("/data/upload/9/none.png")
+
+
+def test_data_urls(fetcher_for):
+    content = picture_bytes(8, 6)
+    fetcher = fetcher_for()
+    assert fetcher.read("data:image/png;base64," + base64.b64encode(content).decode()) == content
+    assert fetcher.read("data:text/plain,a%20b") == b"a b"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "  ", None, 5, ["a"], "data:image/png;base64,???", "data:nothing", "data:image/png;base64," + "A" * 9000],
+)
+def test_no_address_and_damaged_data_urls(fetcher_for, address):
+    with pytest.raises(MediaError):
+        fetcher_for(media_max_bytes=2000).read(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/etc/passwd",
+        "etc/passwd",
+        "file:///etc/passwd",
+        "//127.0.0.1/x",
+        "s3://bucket/key",
+        "http://127.0.0.1:22/",
+        "http://[::1]/x",
+        "http://user@127.0.0.1/x",
+        "http://0x7f000001/",
+        "http://[bad/x",
+        "javascript:alert(1)",
+    ],
+)
+def test_places_that_are_never_read(fetcher_for, address):
+    with pytest.raises(MediaRefusedError):
+        fetcher_for(media_hosts=("*",)).read(address)
+
+
+@pytest.mark.parametrize("address", ["/data/../etc/passwd", "/data/local-files/?d=../../x"])
+def test_paths_that_climb_are_label_studios_business(fetcher_for, pictures, address):
+    with pytest.raises(MediaError):
+        fetcher_for().read(address)
+    assert all(path.startswith("/") for path, _ in pictures.seen)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificate")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=pics.test "
+    command += "-addext subjectAltName=DNS:pics.test -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_https_checks_the_certificate_of_the_name(fetcher_for, certificate):
+    server = PictureServer()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    server._server.socket = context.wrap_socket(server._server.socket, server_side=True)
+    server.files["/data/x"] = b"safe"
+
+    def resolve(host, port, type):
+        return [(2, type, 6, "", ("127.0.0.1", port))]
+
+    def fetch(host, **changes):
+        url = f"https://{host}:{server.port}"
+        return fetcher_for(HostRules(url, (), resolve), label_studio_url=url, **changes).read("/data/x")
+
+    trusted = str(certificate / "cert.pem")
+    try:
+        for host, changes in (("pics.test", {}), ("other.test", {"ca_bundle": trusted})):
+            with pytest.raises(MediaError, match="can't connect"):
+                fetch(host, **changes)
+        assert fetch("pics.test", ca_bundle=trusted) == b"safe"
+    finally:
+        server.close()
+
+
+def test_threads_do_not_wait_for_each_others_files(fetcher_for, pictures):
+    pictures.files |= {f"/data/{n}": bytes((n,)) for n in range(4)}
+    pictures.delay = 0.3
+    fetcher = fetcher_for()
+    start = time.monotonic()
+    threads = [threading.Thread(target=fetcher.read, args=(f"/data/{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - start < 0.9

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from backend.errors import SettingsError
+from backend.settings import MEGABYTE, Settings
+
+
+def test_defaults():
+    settings = Settings.from_environment({})
+    assert settings == Settings()
+    assert settings.label_studio_url == "http://localhost:8080"
+    assert settings.media_hosts == ()
+
+
+def test_from_the_environment():
+    settings = Settings.from_environment(
+        {
+            "LABEL_STUDIO_URL": " https://ls.example.com/labels/ ",
+            "LABEL_STUDIO_API_KEY": "key",
+            "X2SAM_MODEL": "nano",
+            "X2SAM_MEDIA_HOSTS": "Pics.example.com, *.example.org",
+            "X2SAM_MEDIA_MAX_MB": "0.5",
+            "X2SAM_MAX_MEGAPIXELS": "12.5",
+            "X2SAM_MAX_SESSIONS": "3",
+            "X2SAM_DEVICE": "",
+        }
+    )
+    assert settings.label_studio_url == "https://ls.example.com/labels"
+    assert (settings.label_studio_api_key, settings.model, settings.device) == ("key", "nano", "auto")
+    assert settings.media_hosts == ("pics.example.com", "*.example.org")
+    assert (settings.media_max_bytes, settings.max_pixels, settings.max_sessions) == (MEGABYTE // 2, 12_500_000, 3)
+
+
+def test_second_names():
+    settings = Settings.from_environment({"LABEL_STUDIO_HOST": "http://a:1", "LABEL_STUDIO_ACCESS_TOKEN": "t"})
+    assert (settings.label_studio_url, settings.label_studio_api_key) == ("http://a:1", "t")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X2SAM_MAX_SESSIONS", "many"),
+        ("X2SAM_MAX_SESSIONS", "0"),
+        ("X2SAM_MEDIA_TIMEOUT", "-1"),
+        ("X2SAM_MEDIA_TIMEOUT", "nan"),
+        ("X2SAM_LOAD_WAIT", "inf"),
+        ("LABEL_STUDIO_URL", "localhost:8080"),
+        ("LABEL_STUDIO_URL", "ftp://host"),
+    ],
+)
+def test_an_unusable_value_names_its_variable(name, value):
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment({name: value})
+
+
+def test_half_of_the_credentials():
+    with pytest.raises(SettingsError, match="BASIC_AUTH_PASS"):
+        Settings.from_environment({"BASIC_AUTH_USER": "me"})
