@@ -1,0 +1,102 @@
+"""Clips and expressions with an engine that copies the mask it was given."""
+
+import json
+
+import numpy as np
+import pytest
+
+from x2sam.errors import FramesError, PromptError
+from x2sam.evaluation.dataset import read_clips
+from x2sam.evaluation.referring import evaluate_referring
+from x2sam.evaluation.video import appearances, evaluate_video, peak_rss_mb
+
+
+def still(shift):
+    """J of a square of 20 pixels against itself, moved: overlap 20 - s of 20 + s columns."""
+    return (20 - shift) / (20 + shift)
+
+
+def test_clips_without_ground_truth_are_left_out(data):
+    clips = read_clips(data)
+    assert [c.name for c in clips] == ["davis_square", "square"]
+    assert clips[0].scored_frames == tuple(range(1, 9))
+    assert clips[1].scored_frames == tuple(range(10))
+    assert appearances(clips[1]) == {0: [1], 3: [2]}
+
+
+def test_j_by_hand(engine, data):
+    scores = evaluate_video(engine, data)
+    # Object 1 stays where it was while the truth moves by 2 pixels a frame; object 2 does not move: J is 1.
+    moving = np.mean([still(2 * k) for k in range(1, 10)])
+    moving_davis = np.mean([still(2 * k) for k in range(1, 9)])
+    assert scores.clips["square"]["J"] == pytest.approx((moving + 1) / 2)
+    assert scores.clips["davis_square"]["J"] == pytest.approx((moving_davis + 1) / 2)
+    summary = scores.summary()
+    assert set(summary) == {"clips", "J", "F", "JF", "fps", "peak_rss_mb"}
+    assert summary["J"] == pytest.approx(np.mean([c["J"] for c in scores.clips.values()]))
+    for clip in scores.clips.values():
+        assert clip["JF"] == pytest.approx((clip["J"] + clip["F"]) / 2)
+    # Two clips; object 1 is followed over 10 frames, object 2 from frame 3 over 7.
+    assert scores.frames == 2 * (10 + 7) and summary["fps"] > 0
+
+
+def test_prompts_go_to_the_first_annotated_frame(engine, data):
+    evaluate_video(engine, data, limit=1)
+    assert [e for e in engine.log if e[0] == "correct"] == [("correct", "1", 0), ("correct", "2", 3)]
+    tracks = [e for e in engine.log if e[0] == "track"]
+    assert tracks == [("track", ("1",), 0, 10, "forward"), ("track", ("2",), 3, 10, "forward")]
+
+
+def test_click_prompt(engine, data):
+    evaluate_video(engine, data, prompt="click", limit=1)
+    prompt, frame = next(e[1:] for e in engine.log if e[0] == "segment")
+    assert frame == 0 and len(prompt.points) == 1 and prompt.object_id == "1" and not prompt.masks
+
+
+def test_a_frame_without_answer_counts_as_empty(engine, data):
+    class Lazy(engine.session_type):
+        def track(self, object_ids, start, stop, direction):
+            return iter(list(super().track(object_ids, start, stop, direction))[:1])
+
+    engine.session_type = Lazy
+    scores = evaluate_video(engine, data, limit=1)
+    assert scores.clips["davis_square"] == {"J": 0.0, "F": 0.0, "JF": 0.0}
+
+
+def test_referring(engine, data):
+    summary = evaluate_referring(engine, data).summary()
+    # The engine answers every phrase with the left half: 64 x 48 pixels, less nothing (ignored columns are right).
+    # "the cup": 400 of 3072. "both": 400 + 8 * 24 inside; 1200 - 192 of the second object outside.
+    cup, both = 400 / 3072, (400 + 192) / (3072 + 1200 - 192)
+    assert summary["images"] == {
+        "n": 2,
+        "miou": pytest.approx((cup + both) / 2),
+        "ciou": pytest.approx((400 + 592) / (3072 + 4080)),
+    }
+    assert summary["videos"]["n"] == 1 and 0 < summary["videos"]["JF"] < 0.5
+
+
+def test_limits_and_nothing_to_score(engine, data):
+    summary = evaluate_referring(engine, data, limit=1).summary()
+    assert summary["images"]["n"] == 1 and summary["videos"]["n"] == 1
+    listing = json.loads((data / "referring.json").read_text())
+    (data / "referring.json").write_text(json.dumps({"samples": listing["samples"][:1]}))
+    assert evaluate_referring(engine, data).summary()["videos"] == {"n": 0, "JF": None}
+
+
+def test_broken_data_is_named(engine, data):
+    (data / "videos" / "square" / "masks" / "00004.png").unlink()
+    with pytest.raises(FramesError, match=r"00004\.png"):
+        evaluate_video(engine, data)
+    with pytest.raises(PromptError, match="mask, click"):
+        evaluate_video(engine, data, prompt="box")
+    (data / "videos.json").write_text("{")
+    with pytest.raises(FramesError, match=r"videos\.json"):
+        evaluate_video(engine, data)
+    (data / "videos.json").unlink()
+    with pytest.raises(FramesError, match=r"videos\.json"):
+        evaluate_video(engine, data)
+
+
+def test_peak_memory_is_in_mebibytes():
+    assert 20 < peak_rss_mb() < 200_000

@@ -1,0 +1,90 @@
+"""Finding what a phrase means: IoU on pictures, J and F on clips (X2SAM, evaluation of referring tasks)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from x2sam.data.readers.labelmaps import LabelMapDataset
+from x2sam.data.video import VideoReader
+from x2sam.errors import FramesError
+from x2sam.evaluation.contract import Opener
+from x2sam.evaluation.dataset import Expression, Progress, object_mask, read_clips, read_expressions, silent
+from x2sam.evaluation.metrics.boundary import mean_jf
+from x2sam.evaluation.metrics.iou import IouTotals
+from x2sam.evaluation.video import score_track
+from x2sam.structures import Mask, Prompt
+
+OBJECT = "referred"
+
+
+@dataclass
+class ReferringScores:
+    """IoU over the expressions on pictures; JF of each expression on a clip."""
+
+    images: IouTotals = field(default_factory=IouTotals)
+    videos: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict:
+        """The result as the command writes it; None where there was nothing to score."""
+        some = self.images.count > 0
+        return {
+            "images": {
+                "n": self.images.count,
+                "miou": self.images.giou if some else None,
+                "ciou": self.images.ciou if some else None,
+            },
+            "videos": {"n": len(self.videos), "JF": float(np.mean(self.videos)) if self.videos else None},
+        }
+
+
+def evaluate_referring(
+    engine: Opener, data: str | Path, limit: int | None = None, progress: Progress = silent
+) -> ReferringScores:
+    """Ask for every expression of ``referring.json``; ``limit`` takes the first on pictures and the first on clips."""
+    root = Path(data)
+    expressions = read_expressions(root)
+    scores = ReferringScores()
+    on_pictures = [e for e in expressions if e.image][:limit]
+    if on_pictures:
+        dataset = LabelMapDataset(root)
+        for expression in progress(on_pictures, "expressions on pictures"):
+            _picture(engine, dataset, expression, scores.images)
+    on_clips = [e for e in expressions if e.video][:limit]
+    clips = {str(c.video.relative_to(root)): c for c in read_clips(root)} if on_clips else {}
+    for expression in progress(on_clips, "expressions on clips"):
+        if expression.video not in clips:
+            raise FramesError(f"{root / 'videos.json'} has no ground truth for {expression.video}")
+        clip = clips[expression.video]
+        with VideoReader(clip.video) as video:
+            session = engine.open(video, key=None)
+            try:
+                session.segment(Prompt(text=expression.text, object_id=OBJECT), frame=0)
+                # The first frame is the model's own answer too, so it counts where DAVIS counts it.
+                found, _, _ = score_track(session, clip, {OBJECT: expression.object_ids}, 0, len(video), after=-1)
+            finally:
+                session.close()
+        scores.videos.append(mean_jf(found)["JF"])
+    return scores
+
+
+def _picture(engine: Opener, dataset: LabelMapDataset, expression: Expression, totals: IouTotals) -> None:
+    picture, labels = dataset.read(dataset.index_of(expression.image))
+    truth, ignore = object_mask(labels, expression.object_ids)
+    session = engine.open(picture, key=None)
+    try:
+        masks = session.segment(Prompt(text=expression.text), frame=0)
+    finally:
+        session.close()
+    totals.add(_union(masks, truth.shape), truth, ignore)
+
+
+def _union(masks: Sequence[Mask], shape: tuple[int, int]) -> np.ndarray:
+    """bool (H, W): everything that the answer names; an expression may mean several objects, or none."""
+    union = np.zeros(shape, bool)
+    for mask in masks:
+        union |= mask.mask
+    return union
