@@ -61,6 +61,8 @@ class MemoryConfig:
     fuser_inner: int = 1024
     # clicks are painted and read as memory of the picture itself; the published checkpoint was not trained for it
     sketch: bool = False
+    # what was read from memory is also added to the mask features; the published model leaves those alone
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class X2SAMConfig:
     memory: MemoryConfig = MemoryConfig()
     region: RegionConfig = RegionConfig()
     lora: LoraSettings = LoraSettings()
+    # frames of a clip that the language model sees at most
+    language_frames: int = 16
     preprocess: PreprocessConfig = PreprocessConfig()
 
     @property
@@ -224,9 +228,10 @@ def nano(vocab_size: int = 1024) -> X2SAMConfig:
         pixel_decoder=PixelDecoderConfig(width=width, in_channels=(width,) * 3, heads=4, points=2, layers=1, ffn=256),
         mask_decoder=MaskDecoderConfig(width=width, queries=16, layers=6, heads=4, ffn=384),
         memory=MemoryConfig(
-            width=width, levels=(0,), attention_layers=2, ffn=256, dropout=0.0, fuser_inner=256, sketch=True
+            width=width, levels=(0,), attention_layers=2, ffn=256, dropout=0.0, fuser_inner=256, sketch=True, dense=True
         ),
         region=RegionConfig(points=64, pooling=8),
+        language_frames=4,
         preprocess=_square(256, (96 * 96, 192 * 192), (4 * 64 * 64, 8 * 128 * 128)),
     )  # fmt: skip
 
@@ -247,8 +252,8 @@ def tiny(vocab_size: int = 640) -> X2SAMConfig:
             deepstack_visual_indexes=[0],
         ),
         mask_encoder=MaskEncoderConfig(
-            image_size=64, widths=(8, 16, 24, 32), blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), windows=(8, 4, 4, 2),
-            global_blocks=(2,), fpn_width=32,
+            image_size=64, widths=(8, 16, 24, 32), blocks=(1, 1, 2, 1), heads=(1, 1, 2, 2), windows=(8, 4, 4, 2),
+            global_blocks=(3,), fpn_width=32,
         ),
         pixel_decoder=PixelDecoderConfig(width=32, in_channels=(32,) * 3, heads=2, points=2, layers=1, ffn=48),
         mask_decoder=MaskDecoderConfig(width=32, queries=6, layers=3, heads=2, ffn=48),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from x2sam.config import X2SAMConfig
@@ -65,6 +66,7 @@ class X2SAM(nn.Module):
         self.mask_decoder = MaskDecoder(config.mask_decoder)
         self.memory_encoder = MemoryEncoder(config.memory)
         self.memory_attention = MemoryAttention(config.memory)
+        self.memory_bridge = nn.Conv2d(width, width, 1) if config.memory.dense else None
         self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.text_projector = Projector(language_width, width)
         self.background = nn.Embedding(1, width)
@@ -134,7 +136,15 @@ class X2SAM(nn.Module):
         ``features`` of F pictures, ``condition`` of B = F * P prompts, prompt i on picture i // P; entries have B rows.
         """
         maps = self.memory_attention(features.maps, list(memory), time)
-        return self.mask_decoder(maps, features.mask_features, condition, every_level)
+        return self.mask_decoder(maps, self._mask_features(features, maps, bool(memory)), condition, every_level)
+
+    def _mask_features(self, features: FrameFeatures, maps: list[Tensor], remembered: bool) -> Tensor:
+        """Mask features of each prompt where memory is dense, else those of the picture for all its prompts."""
+        plain = features.mask_features
+        if self.memory_bridge is None or not remembered:
+            return plain
+        read = F.interpolate(self.memory_bridge(maps[0]), size=plain.shape[-2:], mode="bilinear", align_corners=False)
+        return plain.repeat_interleave(read.shape[0] // plain.shape[0], 0) + read
 
     def remember(self, features: FrameFeatures, guidance: Tensor | LevelPrediction, time: int) -> MemoryEntry:
         """The memory entry of a frame from its features *before* they read memory.

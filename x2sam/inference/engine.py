@@ -1,0 +1,133 @@
+"""Engine: a model on a device, ready for prompts. Takes arrays and files, knows nothing of HTTP.
+
+    engine = Engine.load("nano")
+    session = engine.open(picture)
+    masks = session.segment(Prompt(points=(Point(320, 240),)))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from x2sam.errors import WeightsError
+from x2sam.inference.feature_cache import FeatureCache
+from x2sam.inference.frames import FrameSource, open_frames
+from x2sam.inference.interpreter import Interpreter
+from x2sam.inference.looking import Looking
+from x2sam.inference.scheduler import Priority, Scheduler
+from x2sam.inference.session import Session
+from x2sam.model.weights import from_pretrained
+from x2sam.model.x2sam import X2SAM
+
+EMBEDDED = Path(__file__).parent.parent / "checkpoints"
+PUBLISHED = "x2sam-4b"
+DIGESTED_BYTES = 256 * 2**20
+
+
+class Engine:
+    """snap: masks are made to obey their clicks; memory: see :data:`x2sam.inference.walk.MODES`;
+    seed: every request draws its region points from it, so equal requests give equal bytes;
+    cache_bytes: what features may take; generate_limit: longest generated answer in tokens."""
+
+    def __init__(
+        self, model: X2SAM, tokenizer, name: str = "model", version: str | None = None, snap: bool = True,
+        memory: str = "pinned", seed: int = 0, cache_bytes: int = 2 * 2**30, generate_limit: int = 256,
+        waiting: int = 64, timeout: float = 120.0,
+    ):  # fmt: skip
+        self.model, self.name, self.version = model, name, version or name
+        self.interpreter = Interpreter(model, tokenizer)
+        self.snap, self.memory, self.seed, self.generate_limit = snap, memory, seed, generate_limit
+        self.cache = FeatureCache(cache_bytes)
+        self.scheduler = Scheduler(waiting, timeout)
+
+    @classmethod
+    def load(cls, name: str | Path = "auto", device: str = "auto", dtype: str = "auto", **settings: Any) -> Engine:
+        """``name``: ``auto``, ``nano``, ``x2sam-4b``, or a directory that ``convert`` or training wrote.
+
+        ``auto`` takes the published model where it was downloaded and a GPU is there, else ``nano``. On a GPU numbers
+        are bfloat16, on a CPU float32. Raises WeightsError when there is no such model.
+        """
+        directory = find_model(str(name))
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if dtype == "auto":
+            dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        model = from_pretrained(directory, getattr(torch, dtype)).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+        version = f"{model.config.name}-{digest_of(directory / 'model.safetensors')}"
+        return cls(model, tokenizer, model.config.name, version, **settings)
+
+    @property
+    def device(self) -> str:
+        return str(self.interpreter.device)
+
+    def open(self, frames: np.ndarray | str | Path | FrameSource, key: Hashable | None = None) -> Session:
+        """A session on a picture (H, W, 3), a clip (T, H, W, 3), a file, or a lazy reader.
+
+        ``key`` names the media: sessions with the same key share its features.
+        """
+        source = open_frames(frames)
+        return Session(self, Looking(self.interpreter, self.cache, source, uuid.uuid4().hex if key is None else key))
+
+    def run(
+        self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | None = None,
+        timeout: float | None = None,
+    ) -> Any:  # fmt: skip
+        """The job's result, computed without gradients on the device's thread."""
+        return self.scheduler.run(torch.inference_mode()(job), priority, replaces, timeout)
+
+    def close(self) -> None:
+        self.scheduler.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def model_home() -> Path:
+    """Where ``download`` and ``convert`` put models: ``X2SAM_HOME``, by default ``~/.cache/x2sam``."""
+    import os
+
+    return Path(os.environ.get("X2SAM_HOME", Path.home() / ".cache" / "x2sam"))
+
+
+def find_model(name: str) -> Path:
+    """The directory of a model by name or path."""
+    published = model_home() / PUBLISHED
+    if name == "auto":
+        there = (published / "model.safetensors").is_file() and torch.cuda.is_available()
+        return published if there else EMBEDDED / "nano"
+    if name in (PUBLISHED, "hao9610/X2SAM"):
+        candidates = [published]
+    else:
+        candidates = [EMBEDDED / name, Path(name), model_home() / name]
+    for candidate in candidates:
+        if (candidate / "model.safetensors").is_file():
+            return candidate
+    raise WeightsError(
+        f"there is no model {name!r}; use 'nano', a directory with model.safetensors, or run "
+        f"'python -m x2sam download' for {PUBLISHED}"
+    )
+
+
+def digest_of(path: Path) -> str:
+    """Eight hex digits of the weights: of the whole file, for very large ones of its first part and its size."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        left = min(size, DIGESTED_BYTES)
+        while left > 0 and (block := file.read(min(left, 2**20))):
+            digest.update(block)
+            left -= len(block)
+    if size > DIGESTED_BYTES:
+        digest.update(str(size).encode())
+    return digest.hexdigest()[:8]

@@ -1,0 +1,194 @@
+"""From a question about frames to a :class:`Condition`: the language half of a request.
+
+A fixed answer that contains ``<SEG>`` is read together with the question in one pass, nothing is generated; only
+grounded captions and chat generate. What depends on the picture alone (visual rows and the language model's keys and
+values up to the last of them) is computed once, in :meth:`Interpreter.look`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from x2sam.data.tasks import Task
+from x2sam.data.tokenizer import END_OF_TEXT, TURN_END
+from x2sam.errors import PromptError
+from x2sam.inference.conversation import (
+    ChatEncoder,
+    ExpandedTokens,
+    Generated,
+    Query,
+    Turn,
+    expand,
+    parse_generated,
+    prefix_length,
+    render,
+)
+from x2sam.inference.preprocess import vlm_image, vlm_video
+from x2sam.model.mask_decoder import Condition
+from x2sam.model.vision_language import VisualRows
+from x2sam.model.x2sam import X2SAM
+
+
+@dataclass(eq=False)
+class Looked:
+    """Frames as the language model has seen them. ``prefix`` holds keys and values of ``prefix_length`` positions."""
+
+    visual: VisualRows
+    grid: tuple[int, int, int]
+    prefix: DynamicCache | None
+    prefix_length: int
+
+    @property
+    def nbytes(self) -> int:
+        layers = [] if self.prefix is None else self.prefix.layers
+        return self.visual.nbytes + sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+
+@dataclass(eq=False)
+class Reading:
+    """A question that was read: ``phrases`` in the order of the condition's classes, the answer's ``text`` if any."""
+
+    condition: Condition | None
+    phrases: tuple[str, ...] = ()
+    text: str | None = None
+
+
+class Interpreter:
+    """Owns no state but the model and its tokenizer; every call may come from the device's thread only."""
+
+    def __init__(self, model: X2SAM, tokenizer):
+        self.model = model
+        self.language = model.vision_language
+        self.encoder = ChatEncoder(tokenizer, model.config.preprocess.merge)
+        self.stops = set(tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT]))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.no_memory_embedding.device
+
+    def look(self, frames: np.ndarray, task: Task, keep_prefix: bool = True) -> Looked:
+        """``frames`` uint8 (T, H, W, 3); the task's modality decides between picture and clip processing."""
+        view = (vlm_video if task.modality == "video" else vlm_image)(frames, self.model.config.preprocess)
+        grid = torch.tensor([view.grid], device=self.device)
+        visual = self.language.see(view.patches.to(self.device), grid)
+        looked = Looked(visual, view.grid, None, 0)
+        if keep_prefix:
+            turn = render(task, Query(question="?", phrases=("?",), regions=1), answer=False)
+            tokens = self.encoder.encode(turn, view.grid)
+            # regions stand behind the picture: for the prefix they count as one row each
+            expanded = expand(tokens, tokens.visual_rows, [1] * tokens.regions)
+            length = prefix_length(expanded)
+            looked.prefix, looked.prefix_length = self.language.new_cache(), length
+            self._read(looked, _cut(expanded, slice(0, length)), None, looked.prefix)
+        return looked
+
+    def read(
+        self,
+        looked: Looked,
+        turn: Turn,
+        regions: Tensor | None = None,
+        share: bool = False,
+        until_seg: bool = True,
+        mend: bool = True,
+    ) -> Condition:
+        """The condition of a turn whose answer is known. ``regions`` (n, rows, D) fill the turn's region marks."""
+        tokens = self._tokens(looked, turn, regions, until_seg, mend)
+        if int((tokens.seg_ids >= 0).sum()) != 1:
+            raise PromptError("the forced answer needs exactly one <SEG>")
+        start, states = self.states(looked, tokens, regions)
+        return self._condition(states, tokens.cond_ids[start:], tokens.seg_ids[start:], share)
+
+    def states(self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None) -> tuple[int, Tensor]:
+        """(first position, un-normalised states (1, L, D) from there on); with a kept prefix only what follows it."""
+        start = looked.prefix_length if looked.prefix is not None else 0
+        rest = _cut(tokens, slice(start, None))
+        states = self._read(looked, rest, regions, looked.prefix)
+        if looked.prefix is not None:
+            looked.prefix.crop(-len(rest))
+        return start, states
+
+    @torch.no_grad()
+    def generate(
+        self, looked: Looked, task: Task, query: Query, limit: int = 256, forced: Sequence[int] | None = None,
+        rng: random.Random | None = None,
+    ) -> Reading:  # fmt: skip
+        """Answers greedily. Masks come from the answer's ``<SEG>``; where it has none or several, the task's own
+        template is read behind the words that were generated, so that there is always a condition (chat: no masks).
+
+        ``forced`` gives the ids to take instead of the most likely ones.
+        """
+        turn = render(task, query, rng, answer=False)
+        tokens = self._tokens(looked, turn, None, until_seg=False)
+        start, states, output = self._decode(looked, tokens, limit, forced)
+        parsed = parse_generated(output, self.encoder.tokenizer, tokens, states=states.shape[1] + start - len(tokens))
+        if not task.segments:
+            return Reading(None, parsed.phrases, parsed.text)
+        if parsed.fallback or not (parsed.cond_ids >= 0).any():
+            return self._force(looked, task, query, parsed, rng)
+        condition = self._condition(states, parsed.cond_ids[start:], parsed.seg_ids[start:], task.shares_conditions)
+        return Reading(condition, parsed.phrases, parsed.text)
+
+    def _force(self, looked: Looked, task: Task, query: Query, parsed: Generated, rng) -> Reading:
+        """Reads the words that were generated, their phrases marked, followed by the template with ``<SEG>``."""
+        caption = parsed.caption if parsed.phrases else f"<p>{parsed.text or 'the main object'}</p>"
+        turn = render(task, Query(**{**query.__dict__, "caption": caption}), rng)
+        tokens = self._tokens(looked, turn, None, until_seg=True)
+        phrases = parsed.phrases or (parsed.text or "the main object",)
+        start, states = self.states(looked, tokens, None)
+        condition = self._condition(states, tokens.cond_ids[start:], tokens.seg_ids[start:], task.shares_conditions)
+        return Reading(condition, phrases, parsed.text)
+
+    def _decode(self, looked: Looked, tokens: ExpandedTokens, limit: int, forced: Sequence[int] | None):
+        """(start, states of prompt and read answer (1, L, D), answer ids). The prefix is left as it was found."""
+        start = looked.prefix_length if looked.prefix is not None else 0
+        cache = looked.prefix if looked.prefix is not None else self.language.new_cache()
+        rest = _cut(tokens, slice(start, None))
+        parts = [self._read(looked, rest, None, cache)]
+        output: list[int] = []
+        try:
+            while True:
+                logits = self.language.word_logits(parts[-1][:, -1])
+                output.append(int(logits.argmax(-1)) if forced is None else int(forced[len(output)]))
+                ended = output[-1] in self.stops if forced is None else len(output) == len(forced)
+                if ended or len(output) >= limit:
+                    break
+                step = self.language.embed(torch.tensor([[output[-1]]], device=self.device))
+                parts.append(self.language.read(step, cache=cache))
+        finally:
+            if looked.prefix is not None:
+                looked.prefix.crop(-(looked.prefix.get_seq_length() - start))
+        return start, torch.cat(parts, 1), output
+
+    def _tokens(self, looked: Looked, turn: Turn, regions: Tensor | None, until_seg: bool, mend: bool = True):
+        tokens = self.encoder.encode(turn, looked.grid, until_seg=until_seg)
+        rows = [] if regions is None else [regions.shape[1]] * len(regions)
+        return expand(tokens, looked.visual.rows.shape[0], rows, mend)
+
+    def _read(self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None, cache: DynamicCache | None) -> Tensor:
+        embeds = self.language.embed(torch.from_numpy(tokens.token_ids)[None].to(self.device))
+        visual = torch.from_numpy(tokens.visual_mask)[None].to(self.device)
+        seen = bool(tokens.visual_mask.any())
+        if seen:
+            embeds = embeds.masked_scatter(visual[..., None], looked.visual.rows.to(embeds.dtype))
+        if regions is not None:
+            mask = torch.from_numpy(tokens.region_mask)[None, :, None].to(self.device)
+            embeds = embeds.masked_scatter(mask, regions.to(embeds.dtype))
+        return self.language.read(embeds, visual if seen else None, looked.visual.deepstack if seen else None, cache)
+
+    def _condition(self, states: Tensor, cond_ids: np.ndarray, seg_ids: np.ndarray, share: bool) -> Condition:
+        rows = [torch.from_numpy(np.ascontiguousarray(a))[None].to(self.device) for a in (cond_ids, seg_ids)]
+        return self.model.condition(states, *rows, share=share)
+
+
+def _cut(tokens: ExpandedTokens, part: slice) -> ExpandedTokens:
+    return ExpandedTokens(
+        tokens.token_ids[part], tokens.labels[part], tokens.cond_ids[part], tokens.seg_ids[part],
+        visual_mask=tokens.visual_mask[part], region_mask=tokens.region_mask[part],
+    )  # fmt: skip

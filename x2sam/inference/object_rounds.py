@@ -1,0 +1,176 @@
+"""One object from clicks, boxes, strokes or a mask, corrected click by click.
+
+A prompt with n clicks is answered in rounds: the first reads everything up to the first positive click, each later one
+the answer before it and one more click. Rounds are remembered by the session, so the n-th click costs one decoder
+pass; the same prompt gives the same mask whether or not its beginning was seen before.
+
+Two routes. With ``memory.sketch`` the drawing and the answer so far are painted and read as memory of the same picture
+(:mod:`x2sam.inference.sketch`); the words are read once. Without it (the published model) a correction changes the
+region that the language model reads: previous mask plus positive minus negative discs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from x2sam.data.prompts import click_radius, disc, prompt_region
+from x2sam.data.tasks import Task
+from x2sam.errors import PromptError
+from x2sam.inference.conversation import Query, render
+from x2sam.inference.looking import Looking
+from x2sam.inference.preprocess import FrameSizes, region_masks
+from x2sam.inference.sketch import paint_clicks, paint_mask, paint_region
+from x2sam.model.mask_decoder import Condition, LevelPrediction
+from x2sam.structures import Point, Prompt
+
+# how much holding the clicks and agreeing with the answer before count beside a query's score (0..1)
+HOLDS_CLICKS, AGREES = 1.0, 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """An answer: ``probability`` float32 (h, w) of the picture's part of the mask grid, and what led to it."""
+
+    probability: np.ndarray
+    score: float
+    condition: Condition
+    region: torch.Tensor
+    first_sketch: np.ndarray | None
+
+
+def rounds_of(prompt: Prompt) -> Iterator[Prompt]:
+    """The prompt's beginnings, each one click longer than the one before; at least one.
+
+    Raises PromptError when nothing positive is there to start from.
+    """
+    base = bool(prompt.boxes or prompt.strokes or prompt.masks or prompt.previous is not None)
+    first = next((i for i, p in enumerate(prompt.points) if p.positive), None)
+    if first is None and not base:
+        raise PromptError("a negative click needs something to take away from; click on the object first")
+    start = 0 if base else first + 1
+    if base and not prompt.points:
+        start = 0
+    for count in range(start, len(prompt.points) + 1):
+        yield replace(prompt, points=prompt.points[:count])
+
+
+class ObjectRounds:
+    """Answers single-object prompts about one piece of media. Device work: call from the scheduler's thread."""
+
+    def __init__(self, looking: Looking, seed: int):
+        self.looking, self.seed = looking, seed
+        self.model = looking.model
+
+    def answer(self, prompt: Prompt, before: Round | None, mask_before: np.ndarray | None, frame: int, task: Task) -> Round:
+        """The next round. ``before`` is the round of the prompt without its last click, ``mask_before`` its final mask."""
+        route = self._sketched if self.model.config.memory.sketch else self._worded
+        return route(prompt, before, mask_before, frame, task)
+
+    def read(self, region: torch.Tensor, frame: int, task: Task) -> Condition:
+        """The condition of one drawn region (H, W) at the network's size."""
+        looked = self.looking.looked(task, frame)
+        generator = torch.Generator().manual_seed(self.seed)
+        tokens = self.model.region_tokens(self.looking.encoded(frame).stage3, region[None], generator)
+        turn = render(task, Query(regions=1))
+        return self.looking.interpreter.read(looked, turn, tokens)
+
+    def _sketched(self, prompt: Prompt, before: Round | None, mask_before, frame: int, task: Task) -> Round:
+        sizes = self.looking.sizes(frame)
+        if before is None:
+            region, sketch = self._first_sketch(prompt, sizes)
+            condition = self.read(region, frame, task)
+        else:
+            region, condition, sketch = before.region, before.condition, before.first_sketch
+        guidance = sketch
+        if before is not None:
+            guidance = _overrule(paint_mask(before.probability), sketch)
+        guidance = paint_clicks(guidance, *self._click_rasters(prompt.points, sizes))
+        features = self.looking.features(frame)
+        device, dtype = features.mask_features.device, features.mask_features.dtype
+        entry = self.model.remember(features, torch.from_numpy(guidance)[None, None].to(device, dtype), 0)
+        level = self.model.step(features, condition, [entry])[-1]
+        previous = None if before is None else before.probability
+        return self._choose(level, prompt.points, previous, sizes, condition, region, sketch)
+
+    def _worded(self, prompt: Prompt, before: Round | None, mask_before, frame: int, task: Task) -> Round:
+        sizes = self.looking.sizes(frame)
+        radius = click_radius(sizes.original)
+        if before is None and prompt.previous is None:
+            drawn = prompt_region(_positive(prompt), sizes.original, radius)
+        else:
+            drawn = (prompt.previous if mask_before is None else mask_before).copy()
+            for point in prompt.points:
+                drawn[disc(sizes.original, point.x, point.y, radius)] = point.positive
+            if not drawn.any():
+                drawn = prompt_region(_positive(prompt), sizes.original, radius)
+        region = region_masks([drawn], sizes)[0]
+        condition = self.read(region, frame, task)
+        level = self.model.step(self.looking.features(frame), condition)[-1]
+        previous = None if before is None else before.probability
+        return self._choose(level, prompt.points, previous, sizes, condition, region, None)
+
+    def _first_sketch(self, prompt: Prompt, sizes: FrameSizes) -> tuple[torch.Tensor, np.ndarray]:
+        """The region for the language model at network size, and the sketch without clicks (h, w)."""
+        grid = tuple(side // 4 for side in sizes.network)
+        drawn = _positive(prompt)
+        if prompt.previous is not None and prompt.previous.any():
+            drawn = replace(drawn, masks=(*drawn.masks, prompt.previous))
+        region = region_masks([prompt_region(drawn, sizes.original, click_radius(sizes.original))], sizes)[0]
+        kind = "mask" if drawn.masks else "box" if drawn.boxes else "scribble" if drawn.strokes else "point"
+        if kind == "point":
+            return region, np.full(grid, 0.5, np.float32)
+        shape = region_masks([prompt_region(replace(drawn, points=()), sizes.original, None)], sizes)[0]
+        return region, paint_region(shape.numpy() != 0, kind, grid)
+
+    def _click_rasters(self, points: tuple[Point, ...], sizes: FrameSizes) -> tuple[np.ndarray, np.ndarray]:
+        """Positive and negative discs at network size, bool (S, S). Where two overlap the later one holds."""
+        scale_y, scale_x = (s / o for s, o in zip(sizes.scaled, sizes.original, strict=True))
+        radius = click_radius(sizes.original)
+        signs = np.zeros(sizes.network, np.int8)
+        rows, cols = np.ogrid[: sizes.network[0], : sizes.network[1]]
+        for point in points:
+            dx = (cols + 0.5 - point.x * scale_x) / max(radius * scale_x, 1.6)
+            dy = (rows + 0.5 - point.y * scale_y) / max(radius * scale_y, 1.6)
+            signs[dx * dx + dy * dy <= 1] = 1 if point.positive else -1
+        return signs > 0, signs < 0
+
+    def _choose(self, level: LevelPrediction, points, previous, sizes: FrameSizes, condition, region, sketch) -> Round:
+        """The query that holds the positive clicks, leaves out the negative ones, agrees with the answer before and
+        scores well."""
+        probability = level.mask_logits[0].float().sigmoid()
+        height, width = (max(1, round(s / 4)) for s in sizes.scaled)
+        probability = probability[:, :height, :width]
+        score = level.class_logits[0].float().softmax(-1)[:, 0]
+        value = score.clone()
+        if points:
+            grid = torch.tensor(
+                [[2 * p.x / sizes.original[1] - 1, 2 * p.y / sizes.original[0] - 1] for p in points],
+                device=probability.device,
+            )
+            at = F.grid_sample(probability[None], grid[None, None], padding_mode="border", align_corners=False)[0, :, 0]
+            wanted = torch.tensor([p.positive for p in points], device=at.device)
+            value = value + HOLDS_CLICKS * torch.where(wanted, at, 1 - at).mean(1)
+        if previous is not None:
+            value = value + AGREES * _soft_overlap(probability, torch.from_numpy(previous).to(probability.device))
+        best = int(value.argmax())
+        return Round(probability[best].cpu().numpy(), float(score[best]), condition, region, sketch)
+
+
+def _positive(prompt: Prompt) -> Prompt:
+    return replace(prompt, points=tuple(p for p in prompt.points if p.positive), previous=None)
+
+
+def _overrule(answer: np.ndarray, sketch: np.ndarray) -> np.ndarray:
+    """An answer so far (h, w), held to what the first sketch was certain of."""
+    held = np.where(sketch >= 0.95, sketch, answer)
+    return np.where(sketch <= 0.05, np.minimum(held, sketch + 0.25), held).astype(np.float32)
+
+
+def _soft_overlap(masks: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    inter = torch.minimum(masks, reference).sum((-2, -1))
+    return inter / torch.maximum(masks, reference).sum((-2, -1)).clamp(min=1e-6)

@@ -1,0 +1,107 @@
+"""The one thread that owns the device.
+
+Work waits in order of priority, within a priority in order of arrival. Long work (a track, a batch) is handed in frame
+by frame, so a click waits for one frame at most. A newer job with the same ``replaces`` key takes the place of an older
+one that still waits; the older caller gets :class:`CancelledError`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from enum import IntEnum
+from typing import Any
+
+from x2sam.errors import BusyError, CancelledError
+
+
+class Priority(IntEnum):
+    CLICK = 0
+    TEXT = 1
+    TRACK = 2
+    BATCH = 3
+
+
+class Scheduler:
+    """``limit`` jobs may wait; ``timeout`` seconds is what a caller waits at most unless it says otherwise."""
+
+    def __init__(self, limit: int = 64, timeout: float = 120.0):
+        self._limit, self._timeout = limit, timeout
+        self._queue: list[tuple[int, int, Future, Callable[[], Any], str | None]] = []
+        self._arrival = itertools.count()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="x2sam-device", daemon=True)
+        self._thread.start()
+
+    def run(
+        self,
+        job: Callable[[], Any],
+        priority: Priority = Priority.CLICK,
+        replaces: str | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """The job's result, computed on the device's thread; its exception is raised here.
+
+        Raises BusyError when too much waits or the answer takes longer than ``timeout`` seconds, CancelledError when
+        a newer job took this one's place or the scheduler was closed.
+        """
+        if threading.current_thread() is self._thread:
+            return job()  # a job may call code that also serves other threads
+        future: Future = Future()
+        with self._ready:
+            if self._closed:
+                raise CancelledError("the engine is closed; open a new one")
+            if replaces is not None:
+                self._drop(replaces)
+            if len(self._queue) >= self._limit:
+                raise BusyError(f"{len(self._queue)} requests wait already; try again in a moment")
+            heapq.heappush(self._queue, (int(priority), next(self._arrival), future, job, replaces))
+            self._ready.notify()
+        seconds = self._timeout if timeout is None else timeout
+        try:
+            return future.result(seconds)
+        except FutureTimeoutError as error:
+            if future.cancel() or not future.done():
+                raise BusyError(f"no answer within {seconds:g} s; the device is busy, try again") from error
+            raise
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def close(self) -> None:
+        """Finishes the running job, cancels the waiting ones and ends the thread."""
+        with self._ready:
+            self._closed = True
+            for *_, future, _job, _key in self._queue:
+                future.set_exception(CancelledError("the engine was closed before this could run"))
+            self._queue.clear()
+            self._ready.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _drop(self, key: str) -> None:
+        for entry in [e for e in self._queue if e[4] == key]:
+            self._queue.remove(entry)
+            entry[2].set_exception(CancelledError("a newer request took the place of this one"))
+        heapq.heapify(self._queue)
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                while not self._queue and not self._closed:
+                    self._ready.wait()
+                if self._closed:
+                    return
+                _, _, future, job, _ = heapq.heappop(self._queue)
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(job())
+            except BaseException as error:  # handed to the caller, who waits for it
+                future.set_exception(error)

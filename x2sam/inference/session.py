@@ -1,0 +1,258 @@
+"""Session: one picture or clip that somebody works on. Prompts in, masks out; objects and corrections are kept."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from x2sam.data.tasks import CategoryList, Task, find_task, task_of
+from x2sam.errors import PromptError
+from x2sam.inference.conversation import Query, query_of, render
+from x2sam.inference.looking import Looking
+from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
+from x2sam.inference.postprocess import Prediction, Rule, postprocess
+from x2sam.inference.preprocess import region_masks
+from x2sam.inference.refine import snap
+from x2sam.inference.scheduler import Priority
+from x2sam.inference.walk import Anchor, ObjectTrack, Tracked
+from x2sam.structures import FrameMasks, Mask, Prompt
+
+if TYPE_CHECKING:
+    from x2sam.inference.engine import Engine
+
+REMEMBERED_ROUNDS = 256
+
+
+class Session:
+    """Made by :meth:`x2sam.inference.engine.Engine.open`. May be called from several threads."""
+
+    def __init__(self, engine: Engine, looking: Looking):
+        self.engine, self.looking = engine, looking
+        self.modality = "image" if len(looking) == 1 else "video"
+        self.rounds = ObjectRounds(looking, engine.seed)
+        self._objects: dict[str, Tracked] = {}
+        self._answers: OrderedDict[tuple, tuple[Round, np.ndarray]] = OrderedDict()
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.looking)
+
+    def size(self, frame: int = 0) -> tuple[int, int]:
+        """(H, W) of a frame."""
+        return tuple(self.looking.picture(frame).shape[:2])
+
+    # prompts
+
+    def segment(
+        self, prompt: Prompt, frame: int = 0, priority: Priority | None = None, replaces: str | None = None
+    ) -> list[Mask]:
+        """Masks of what ``prompt`` asks for on ``frame``, best first; an empty list when nothing was found.
+
+        A newer call with the same ``replaces`` key cancels one that still waits. Raises PromptError for a prompt that
+        can't be answered, FramesError for a frame that can't be read, BusyError and CancelledError from the scheduler.
+        """
+        task = task_of(prompt, self.modality)
+        if task.name == "chat":
+            return self.chat(prompt.text or "", frame)[1]
+        self._check_inside(prompt, frame)
+        if task.single and task.select in ("region", "object"):
+            single = [prompt]
+            if len(prompt.boxes) > 1 and not prompt.points:
+                single = [replace(prompt, boxes=(box,), object_id=None) for box in prompt.boxes]
+            how = Priority.CLICK if priority is None else priority
+            return [self._segment_object(p, frame, task, how, replaces) for p in single]
+        how = Priority.TEXT if priority is None else priority
+        return self.engine.run(lambda: self._segment_words(prompt, frame, task), how, replaces)
+
+    def _segment_object(self, prompt: Prompt, frame: int, task: Task, priority: Priority, replaces: str | None) -> Mask:
+        image = self.looking.picture(frame)
+        current: Round | None = None
+        mask: np.ndarray | None = prompt.previous
+        for beginning in rounds_of(prompt):
+            key = _key_of(beginning, frame)
+            found = self._recall(key)
+            if found is None:
+                job = lambda b=beginning, c=current, m=mask: self.rounds.answer(b, c, m, frame, task)  # noqa: E731
+                answer = self.engine.run(job, priority, replaces)
+                found = (answer, self._finish(image, answer, beginning, mask))
+                self._keep(key, found)
+            current, mask = found
+        assert current is not None and mask is not None
+        region = current.region
+        rule = Rule(find_task(task.name, self.modality), region=region)
+        object_id = self._remember(prompt, current.condition, rule, Anchor(frame, mask, current.score))
+        return Mask(mask, current.score, object_id)
+
+    def _finish(self, image: np.ndarray, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
+        """The answer at picture size, made to obey its clicks unless the engine was told not to."""
+        if self.engine.snap and (prompt.points or prompt.boxes):
+            return snap(image, answer.probability, prompt.points, prompt.boxes, before)
+        plane = torch.from_numpy(answer.probability)[None, None]
+        return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
+
+    def _segment_words(self, prompt: Prompt, frame: int, task: Task) -> list[Mask]:
+        interpreter, looked = self.looking.interpreter, self.looking.looked(task, frame)
+        sizes = self.looking.sizes(frame)
+        regions = region_masks(self._drawn(prompt, frame), sizes) if prompt.has_region else None
+        rule = Rule(task, regions=0 if regions is None else len(regions))
+        if task.generates:
+            reading = interpreter.generate(looked, task, Query(), self.engine.generate_limit)
+            condition, phrases = reading.condition, reading.phrases
+        else:
+            tokens = None
+            if regions is not None:
+                generator = torch.Generator().manual_seed(self.engine.seed)
+                stage3 = self.looking.encoded(frame).stage3
+                tokens = self.looking.model.region_tokens(stage3, regions, generator)
+            query = query_of(task, prompt, rule.regions)
+            condition = interpreter.read(looked, render(task, query), tokens, share=task.shares_conditions)
+            phrases = query.phrases
+            if task.select == "categories":
+                rule = replace(rule, things=CategoryList.of(prompt).things)
+        level = self.looking.model.step(self.looking.features(frame), condition)[-1]
+        segments = postprocess(rule, Prediction(level.mask_logits[0], level.class_logits[0], sizes))
+        masks = []
+        for mask, score, category in zip(segments.masks, segments.scores, segments.categories, strict=True):
+            if not mask.any():
+                continue
+            phrase = phrases[int(category)] if int(category) < len(phrases) else None
+            found = Mask(mask, float(score), f"obj{next(self._numbers)}", phrase, int(category))
+            masks.append(found)
+        return sorted(masks, key=lambda m: -m.score)
+
+    def _drawn(self, prompt: Prompt, frame: int) -> list[np.ndarray]:
+        """Every drawn thing by itself, at picture size."""
+        from x2sam.data.prompts import prompt_region
+
+        size = self.size(frame)
+        parts = [Prompt(points=(p,)) for p in prompt.points if p.positive]
+        parts += [Prompt(boxes=(b,)) for b in prompt.boxes] + [Prompt(strokes=(s,)) for s in prompt.strokes]
+        return [*(prompt_region(part, size) for part in parts), *prompt.masks]
+
+    def chat(self, question: str, frame: int = 0, timeout: float | None = None) -> tuple[str, list[Mask]]:
+        """The answer in words, and masks where it grounds some (never for plain chat)."""
+        task = find_task("chat", self.modality)
+        query = query_of(task, Prompt(text=question))
+
+        def answer() -> str:
+            looked = self.looking.looked(task, frame)
+            return self.looking.interpreter.generate(looked, task, query, self.engine.generate_limit).text or ""
+
+        return self.engine.run(answer, Priority.TEXT, timeout=timeout), []
+
+    # tracking
+
+    def correct(self, frame: int, object_id: str, mask: np.ndarray) -> None:
+        """A person's mask of an object: it enters the memory as it is and is never overwritten by a track."""
+        mask = np.asarray(mask, bool)
+        if mask.shape != self.size(frame):
+            raise PromptError(f"the mask is {mask.shape}, frame {frame} is {self.size(frame)}; draw it on this frame")
+        with self._lock:
+            known = self._objects.get(object_id)
+        if known is None:
+            if not mask.any():
+                raise PromptError(f"object {object_id} is unknown and its mask is empty; mark it on a frame first")
+            known = self._from_mask(frame, object_id, mask)
+        known.anchors[frame] = Anchor(frame, mask.copy(), locked=True)
+
+    def _from_mask(self, frame: int, object_id: str, mask: np.ndarray) -> Tracked:
+        """An object that is known by its mask only."""
+        task = find_task("intseg", self.modality)
+        region = region_masks([mask], self.looking.sizes(frame))[0]
+        condition = self.engine.run(lambda: self.rounds.read(region, frame, task), Priority.CLICK)
+        known = Tracked(object_id, condition, Rule(task, region=region))
+        with self._lock:
+            return self._objects.setdefault(object_id, known)
+
+    def track(
+        self, object_ids: Sequence[str], start: int = 0, stop: int | None = None, direction: str = "forward",
+        memory: str | None = None,
+    ) -> Iterator[FrameMasks]:  # fmt: skip
+        """Masks of the objects on frames ``start`` to ``stop`` - 1, in the order in which they are computed.
+
+        ``direction`` is ``forward``, ``backward`` or ``both`` (forward first): from the first frame on which one of
+        the objects was prompted or corrected towards the end, from the last such frame towards the beginning. Other
+        requests get in between the frames.
+        """
+        with self._lock:
+            missing = [i for i in object_ids if i not in self._objects]
+            objects = [self._objects[i] for i in object_ids if i in self._objects]
+        if missing or not objects:
+            raise PromptError(f"nothing to track: {', '.join(missing) or 'no object was named'}; prompt it first")
+        stop = len(self) if stop is None else min(stop, len(self))
+        known = sorted({f for o in objects for f in o.anchors})
+        walks = {
+            "forward": [range(known[0], stop)],
+            "backward": [range(known[-1], start - 1, -1)],
+            "both": [range(known[0], stop), range(known[0], start - 1, -1)],
+        }
+        if direction not in walks:
+            raise PromptError(f"the direction is forward, backward or both, not {direction!r}")
+        mode = memory or self.engine.memory
+        for number, frames in enumerate(walks[direction]):
+            track = ObjectTrack(self.looking.model, objects, mode)
+            for frame in frames:
+                masks = self.engine.run(lambda t=track, f=frame, r=frames: self._advance(t, f, f == r[0]), Priority.TRACK)
+                if start <= frame < stop and not (number and frame == frames[0]):
+                    yield FrameMasks(frame, masks)
+
+    def _advance(self, track: ObjectTrack, frame: int, first: bool) -> list[Mask]:
+        features = self.looking.features(frame) if first else self.looking.later_features(frame)
+        found = track.advance(features, self.looking.sizes(frame), frame)
+        return [Mask(mask, score, object_id) for object_id, (mask, score) in found.items()]
+
+    def close(self) -> None:
+        """Forgets the media's features and everything prompted."""
+        self.engine.cache.forget(self.looking.key)
+        with self._lock:
+            self._objects.clear()
+            self._answers.clear()
+
+    # what is kept
+
+    def _remember(self, prompt: Prompt, condition, rule: Rule, anchor: Anchor) -> str:
+        with self._lock:
+            object_id = prompt.object_id or f"obj{next(self._numbers)}"
+            known = self._objects.setdefault(object_id, Tracked(object_id, condition, rule))
+            known.condition, known.rule = condition, rule
+            locked = anchor.frame in known.anchors and known.anchors[anchor.frame].locked
+            if not locked:
+                known.anchors[anchor.frame] = anchor
+            return object_id
+
+    def _recall(self, key: tuple) -> tuple[Round, np.ndarray] | None:
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+            return self._answers.get(key)
+
+    def _keep(self, key: tuple, found: tuple[Round, np.ndarray]) -> None:
+        with self._lock:
+            self._answers[key] = found
+            while len(self._answers) > REMEMBERED_ROUNDS:
+                self._answers.popitem(last=False)
+
+    def _check_inside(self, prompt: Prompt, frame: int) -> None:
+        height, width = self.size(frame)
+        for point in prompt.points:
+            if not (0 <= point.x <= width and 0 <= point.y <= height):
+                raise PromptError(f"the click {point.x:g}, {point.y:g} is outside the picture of {width} x {height}")
+        for mask in (*prompt.masks, *([] if prompt.previous is None else [prompt.previous])):
+            if mask.shape != (height, width):
+                raise PromptError(f"the mask is {mask.shape[1]} x {mask.shape[0]}, the picture {width} x {height}")
+
+
+def _key_of(prompt: Prompt, frame: int) -> tuple:
+    """Equal for equal prompts; arrays count by their bytes."""
+    arrays = [*prompt.strokes, *prompt.masks, *([] if prompt.previous is None else [prompt.previous])]
+    drawn = tuple((a.shape, hash(np.ascontiguousarray(a).tobytes())) for a in arrays)
+    return (frame, prompt.points, prompt.boxes, drawn, prompt.previous is not None, prompt.task)
