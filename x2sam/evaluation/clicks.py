@@ -148,7 +148,10 @@ def evaluate_clicks(
 def _refine(
     session: Session, truth: np.ndarray, ignore: np.ndarray, object_id: str, kind: str, clicks: int
 ) -> tuple[list[float], list[float]]:
-    """IoU after each prompt for one object, and the seconds each answer took."""
+    """IoU after each prompt for one object, and the seconds each answer took.
+
+    Every request holds all clicks so far; the session knows its own answers to the shorter ones.
+    """
     request = replace(first_prompt(kind, truth, ignore), object_id=object_id)
     values: list[float] = []
     times: list[float] = []
@@ -164,7 +167,7 @@ def _refine(
         if click is None:
             # Nothing is left to correct: further clicks would change nothing.
             return values + values[-1:] * (clicks - len(values)), times
-        request = replace(request, points=(*request.points, click), previous=mask)
+        request = replace(request, points=(*request.points, click))
 
 
 def _means(table: np.ndarray) -> list[float]:
