@@ -34,6 +34,8 @@ def serve(
     if level is None:
         raise typer.BadParameter(f"'{log_level}' is no log level", param_hint="--log-level")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for talkative in ("urllib3", "PIL"):  # at DEBUG they would write addresses of pictures
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         settings = Settings.from_environment()
         from backend.server import Server  # late: the model's base class depends on what is installed

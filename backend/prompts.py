@@ -52,8 +52,7 @@ def region_asks(task: Task, regions: Iterable[DrawnRegion], size_of: Callable[[i
     """
     objects: dict[tuple, dict[int | None, list[DrawnRegion]]] = {}
     for region in regions:
-        if region.image_rotation % 360:
-            raise PromptError("The picture is turned in the editor; turn it back upright before clicking.")
+        _check_upright(region, size_of(region.page or 0))
         kind = (region.to_name, region.from_name, region.label, region.box)
         ordinal = _boxes_before(objects, kind, region.page) if region.box else 0
         objects.setdefault((*kind, ordinal), {}).setdefault(region.page, []).append(region)
@@ -115,6 +114,17 @@ def object_name(*parts: str | None) -> str:
 def _boxes_before(objects: dict, kind: tuple, page: int | None) -> int:
     """How many objects of this kind already have a box on this page: the number of the next one."""
     return sum(key[:-1] == kind and page in pages for key, pages in objects.items())
+
+
+def _check_upright(region: DrawnRegion, size: Size) -> None:
+    if region.image_rotation % 360:
+        raise PromptError("The picture is turned in the editor; turn it back upright before clicking.")
+    height, width = size
+    if height != width and region.size == (width, height):
+        raise PromptError(
+            f"The browser shows the picture turned: {height} x {width} pixels, in the file upright {width} x {height}. "
+            "Save the picture without EXIF orientation, or use another browser."
+        )
 
 
 def _object_asks(

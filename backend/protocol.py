@@ -103,7 +103,7 @@ def parse_predict(body: Any) -> PredictRequest:
     tasks = body.get("tasks")
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
         raise BadRequestError("'tasks' must be a list with at least one task.")
-    params = dict(_object(body.get("params") or {}, "'params'"))
+    params = dict(_object(_given(body, "params"), "'params'"))
     context = params.pop("context", None)
     return PredictRequest(tasks, project_id(body.get("project")), _config(body.get("label_config")), context, params)
 
@@ -120,7 +120,7 @@ def parse_webhook(body: Any) -> WebhookEvent:
     action = body.get("action")
     if not isinstance(action, str) or not action:
         raise BadRequestError("'action' must name the event.")
-    project = _object(body.get("project") or {}, "'project'")
+    project = _object(_given(body, "project"), "'project'")
     data = {key: value for key, value in body.items() if key != "action"}
     return WebhookEvent(action, project_id(project.get("id")), _config(project.get("label_config")), data)
 
@@ -135,7 +135,7 @@ def project_id(value: Any) -> str:
 def parse_task(raw: Any) -> Task:
     """One task of ``/predict``."""
     raw = _object(raw, "A task")
-    data = _object(raw.get("data") or {}, "The 'data' of a task")
+    data = _object(_given(raw, "data"), "The 'data' of a task")
     return Task(_name(raw.get("id")), data, frozenset(_region_ids(raw)))
 
 
@@ -150,7 +150,7 @@ def parse_context(raw: Any) -> Context | None:
     texts: list[TypedText] = []
     for item in items:
         item = _object(item, "An entry of the context")
-        value = _object(item.get("value") or {}, "The 'value' of a context entry")
+        value = _object(_given(item, "value"), "The 'value' of a context entry")
         if item.get("type") == "textarea":
             texts += _typed_text(item, value)
         elif item.get("type") in _REGION_TYPES and not _COPIED_MASK & value.keys():
@@ -231,6 +231,11 @@ def _region_ids(raw: Json) -> Iterator[str]:
 
 def _objects(value: Any) -> Iterable[Json]:
     return (entry for entry in value if isinstance(entry, dict)) if isinstance(value, list) else ()
+
+
+def _given(source: Json, name: str) -> Any:
+    value = source.get(name)
+    return {} if value is None else value
 
 
 def _object(value: Any, what: str) -> Json:

@@ -148,7 +148,8 @@ def test_a_very_long_text(captured):
 
 
 CONTROL = parse_label_config("""<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">
-  <Label value="Object"/><Label value="Car" predicted_values="car,van"/><Label value="Race car"/></BrushLabels></View>""")
+  <Label value="Object"/><Label value="Car" predicted_values="car,van"/><Label value="Race car"/>
+  </BrushLabels></View>""")
 
 
 @pytest.mark.parametrize(
