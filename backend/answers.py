@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from backend import replies
-from backend.engines import EngineLoader, Session
+from backend.engines import BATCH_PRIORITY, EngineLoader, Session
 from backend.errors import LabelConfigError
 from backend.frames import DecodedPictures, TaskFrames, addresses_of
 from backend.label_config import ControlTag, LabelConfig, ObjectTag, task_value
@@ -21,6 +21,7 @@ from backend.protocol import Context, Task
 from backend.results import Item, Place, region_items, task_score, text_item
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
+from x2sam.data.tasks import task_of
 from x2sam.structures import Mask
 
 
@@ -78,15 +79,15 @@ def answer_context(services: Services, task: Task, config: LabelConfig, context:
     if paged:
         asks = [replace(ask, page=ask.frame) for ask in asks]
     control = config.output(tag.name, prompts[0].from_name)
-    labels = [_label(control, ask) for ask in asks]
-    answers = _segment(services, frames, asks)
+    labels = [None if ask.prompt.text else control.label_value(ask.label) for ask in asks]
+    found = _segment(services, frames, asks)
     items, sentences = [], []
-    for ask, label, masks in zip(asks, labels, answers, strict=True):
-        items += _items(control, ask, [label] * len(masks), masks, frames)
-        said = replies.about_text(ask.prompt.text, masks) if ask.prompt.text else replies.about_region(label, masks)
-        sentences.append((ask.page, said))
-    found = [mask for masks in answers for mask in masks]
-    return Answer(items + _reply(config, tag, sentences), task_score(found), len(found))
+    for ask, label, (words, masks) in zip(asks, labels, found, strict=True):
+        named = [label or label_in_text(control, mask.phrase, ask.prompt.text) for mask in masks]
+        items += _items(control, ask, named, masks, frames)
+        sentences.append((ask.page, words or _sentence(ask, label, masks)))
+    masks = [mask for _, answered in found for mask in answered]
+    return Answer(items + _reply(config, tag, sentences), task_score(masks), len(masks))
 
 
 def answer_automatic(services: Services, task: Task, config: LabelConfig) -> Answer | None:
@@ -106,7 +107,7 @@ def answer_automatic(services: Services, task: Task, config: LabelConfig) -> Ans
     control = config.output(tag.name)
     ask, labels = category_ask(task, control, tag.name)
     ask = replace(ask, page=0 if paged else None)
-    (masks,) = _segment(services, frames, [ask])
+    ((_, masks),) = _segment(services, frames, [ask], BATCH_PRIORITY)
     items = _items(control, ask, [labels[mask.category] for mask in masks], masks, frames)
     return Answer(items, task_score(masks), len(masks)) if items else None
 
@@ -134,12 +135,10 @@ def _frames(services: Services, tag: ObjectTag, task: Task) -> tuple[TaskFrames,
     return frames, tag.pages or isinstance(value, list)
 
 
-def _label(control: ControlTag, ask: Ask) -> str:
-    return label_in_text(control, ask.prompt.text) if ask.prompt.text else control.label_value(ask.label)
-
-
-def _segment(services: Services, frames: TaskFrames, asks: Sequence[Ask]) -> list[list[Mask]]:
-    """The masks for each question, empty ones left out."""
+def _segment(
+    services: Services, frames: TaskFrames, asks: Sequence[Ask], priority: int | None = None
+) -> list[tuple[str | None, list[Mask]]]:
+    """For each question what the model says, if it answers in words, and the masks, empty ones left out."""
     engine = services.engines.wait(services.settings.load_wait)
     key = frames.key
 
@@ -147,8 +146,22 @@ def _segment(services: Services, frames: TaskFrames, asks: Sequence[Ask]) -> lis
         return engine.open(frames, key=key)
 
     with services.sessions.use(key, open_session) as session:
-        answers = [session.segment(ask.prompt, frame=ask.frame) for ask in asks]
-    return [[mask for mask in masks if mask.mask.any()] for masks in answers]
+        answers = [_ask(session, ask, priority) for ask in asks]
+    return [(words, [mask for mask in masks if mask.mask.any()]) for words, masks in answers]
+
+
+def _ask(session: Session, ask: Ask, priority: int | None) -> tuple[str | None, list[Mask]]:
+    if task_of(ask.prompt, "image").name == "chat":
+        return session.chat(ask.prompt.text, frame=ask.frame)
+    # A newer click on the same object makes the answer to an older one useless.
+    replaces = ask.object_id if ask.prompt.has_region else None
+    return None, session.segment(ask.prompt, frame=ask.frame, priority=priority, replaces=replaces)
+
+
+def _sentence(ask: Ask, label: str | None, masks: Sequence[Mask]) -> str:
+    if label is None:
+        return replies.about_text(ask.prompt.text, masks)
+    return replies.about_region(label, masks)
 
 
 def _items(

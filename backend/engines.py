@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -18,10 +18,17 @@ from x2sam.structures import Mask, Prompt
 log = logging.getLogger(__name__)
 
 
-class Session(Protocol):
-    """One open picture or clip."""
+BATCH_PRIORITY = 3  # the engine's lowest; None lets it choose by the kind of prompt
 
-    def segment(self, prompt: Prompt, frame: int = 0, priority: Any = None) -> list[Mask]: ...
+
+class Session(Protocol):
+    """One open picture or clip. A newer question with the same ``replaces`` key cancels one that still waits."""
+
+    def segment(
+        self, prompt: Prompt, frame: int = 0, priority: int | None = None, replaces: str | None = None
+    ) -> list[Mask]: ...
+
+    def chat(self, question: str, frame: int = 0) -> tuple[str, list[Mask]]: ...
 
     def close(self) -> None: ...
 

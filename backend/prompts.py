@@ -89,20 +89,23 @@ def category_ask(task: Task, control: ControlTag, to_name: str) -> tuple[Ask, li
     return Ask(object_name(task.id, "all"), prompt, to_name), [value for _, value in names]
 
 
-def label_in_text(control: ControlTag, text: str) -> str:
-    """The label of a control that a text names, the longest one; else its first.
+def label_in_text(control: ControlTag, *texts: str | None) -> str:
+    """The label of a control that the first text names, the longest one; else the next text's; else its first label.
 
     :raises LabelConfigError: the control has no labels.
     """
     if not control.labels:
         raise LabelConfigError(f"The tag '{control.name}' has no labels; add at least one.")
-    named = [
-        (len(name), label.value)
-        for label in control.labels
-        for name in (label.value, *label.names)
-        if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)
-    ]
-    return max(named, key=lambda pair: pair[0])[1] if named else control.labels[0].value
+    for text in filter(None, texts):
+        named = [
+            (len(name), label.value)
+            for label in control.labels
+            for name in (label.value, *label.names)
+            if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)
+        ]
+        if named:
+            return max(named, key=lambda pair: pair[0])[1]
+    return control.labels[0].value
 
 
 def object_name(*parts: str | None) -> str:

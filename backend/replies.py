@@ -32,6 +32,10 @@ def about_text(text: str, masks: Sequence[Mask]) -> str:
     if not masks:
         return f"Found nothing for “{_short(text)}”."
     objects = "1 object" if len(masks) == 1 else f"{len(masks)} objects"
+    phrases = [mask.phrase for mask in masks]
+    if all(phrases) and set(phrases) != {text}:
+        named = ", ".join(f"{_short(mask.phrase)} ({percent_sure([mask])})" for mask in masks)
+        return f"Found {objects} for “{_short(text)}”: {named}."
     return f"Found {objects} for “{_short(text)}”: {percent_sure(masks)}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,14 +19,17 @@ class FakeSession:
     def __init__(self, engine, frames, key):
         self.engine, self.frames, self.key, self.closed = engine, frames, key, False
 
-    def segment(self, prompt: Prompt, frame: int = 0, priority=None) -> list[Mask]:
+    def segment(self, prompt: Prompt, frame: int = 0, priority=None, replaces=None) -> list[Mask]:
         self.engine.asked.append((self.key, frame, prompt))
+        self.engine.urgency.append((priority, replaces))
         if self.engine.raises is not None:
             raise self.engine.raises
         height, width = self.frames[frame].shape[:2]
         y, x = np.mgrid[:height, :width] + 0.5
         if prompt.categories:
             return self._categories(prompt, x, width)
+        if prompt.text == "describe":
+            return [replace(self._square(prompt, x, y, width, height), phrase=name) for name in ("a dog", "a cat")]
         if prompt.text:
             return [] if "nothing" in prompt.text else [self._square(prompt, x, y, width, height)]
         if not prompt.has_region:
@@ -41,6 +45,10 @@ class FakeSession:
             mask = mask | disc if point.positive else mask & ~disc
         score = CLICK_SCORE if prompt.points else BOX_SCORE
         return [Mask(mask, score, prompt.object_id or "")]
+
+    def chat(self, question: str, frame: int = 0) -> tuple[str, list[Mask]]:
+        self.engine.asked.append((self.key, frame, Prompt(text=question)))
+        return "There are two.", []
 
     def close(self) -> None:
         self.closed = True
@@ -67,6 +75,7 @@ class FakeEngine:
 
     def __init__(self):
         self.asked: list[tuple[str, int, Prompt]] = []
+        self.urgency: list[tuple[int | None, str | None]] = []
         self.sessions: list[FakeSession] = []
         self.raises: Exception | None = None
         self.closed = False

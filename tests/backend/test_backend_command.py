@@ -84,5 +84,5 @@ def test_the_web_part_needs_no_pytorch():
     code = "import sys, backend.app, backend.cli, backend.model; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = done.stdout.split()
-    assert [name for name in modules if name.startswith("x2sam.")] == ["x2sam.errors", "x2sam.structures"]
-    assert "torch" not in modules
+    assert "backend.model" in modules
+    assert not {"torch", "transformers", "x2sam.inference"} & set(modules)

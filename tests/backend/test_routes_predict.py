@@ -18,6 +18,7 @@ from picture_server import picture_bytes
 from PIL import Image
 
 from x2sam.errors import BusyError, CancelledError, FramesError, PromptError
+from x2sam.inference.scheduler import Priority
 
 
 @pytest.fixture
@@ -155,6 +156,31 @@ def test_a_text_that_fits_nothing(ask, captured):
     assert regions(entry) == []
     assert sentences(entry) == ["Found nothing for “nothing of the kind”."]
     assert "score" not in entry
+
+
+def test_a_question_is_answered_in_words(ask, captured):
+    body = captured("predict_interactive_text")
+    body["params"]["context"]["result"][0]["value"]["text"] = ["How many cups are there?"]
+    (entry,) = ask(body)
+    assert regions(entry) == []
+    assert sentences(entry) == ["There are two."]
+
+
+def test_what_the_model_calls_its_masks(ask, captured):
+    body = captured("predict_interactive_text")
+    body["params"]["context"]["result"][0]["value"]["text"] = ["describe"]
+    body["label_config"] = body["label_config"].replace('"Other"', '"Cat"')
+    (entry,) = ask(body)
+    assert [item["value"]["brushlabels"] for item in regions(entry)] == [["Object"], ["Cat"]]
+    assert sentences(entry) == ["Found 2 objects for “describe”: a dog (83 % sure), a cat (83 % sure)."]
+
+
+def test_urgency(ask, captured, engine):
+    (entry,) = ask(captured("predict_interactive_keypoint_positive"))
+    ask(captured("predict_interactive_text"))
+    ask(captured("predict_task_open"))
+    object_id = entry["result"][0]["id"].rsplit("-", 1)[0]
+    assert engine.urgency == [(None, object_id), (None, None), (Priority.BATCH, None)]
 
 
 def test_texts_on_pages(ask, captured, engine):
