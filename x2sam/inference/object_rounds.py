@@ -92,7 +92,7 @@ class ObjectRounds:
         guidance = paint_clicks(guidance, *self._click_rasters(prompt.points, sizes))
         features = self.looking.features(frame)
         device, dtype = features.mask_features.device, features.mask_features.dtype
-        entry = self.model.remember(features, torch.from_numpy(guidance)[None, None].to(device, dtype), 0)
+        entry = self.model.sketch(features, torch.from_numpy(guidance)[None, None].to(device, dtype))
         level = self.model.step(features, condition, [entry])[-1]
         previous = None if before is None else before.probability
         return self._choose(level, prompt.points, previous, sizes, condition, region, sketch)

@@ -10,11 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class MemoryEntry:
-    """One frame's memory: for each memory level the tokens (B, H*W, C), all on the same (coarsest) grid."""
+    """One frame's memory: for each memory level the tokens (B, H*W, C), all on the same (coarsest) grid.
+
+    ``sketch`` (B, 1, h, w) in 0..1 at stride 4 is there when the entry is what a person drew on the very frame that
+    reads it; such an entry lies pixel on pixel and is added as well as attended to.
+    """
 
     time: int
     levels: tuple[Tensor, ...]
     grid: tuple[int, int]
+    sketch: Tensor | None = None
 
 
 class MaskMemory:

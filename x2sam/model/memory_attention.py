@@ -102,6 +102,9 @@ class MemoryAttention(nn.Module):
         for index, level in enumerate(self.config.levels):
             memory = torch.cat([e.levels[index] for e in entries], dim=1)
             copies = maps[level].repeat_interleave(memory.shape[0] // maps[level].shape[0], 0)
+            for entry in entries:
+                if entry.sketch is not None and entry.grid == tuple(copies.shape[-2:]):
+                    copies = copies + entry.levels[index].transpose(1, 2).unflatten(-1, entry.grid)
             out[level] = self._read(copies, memory, position)
         return out
 

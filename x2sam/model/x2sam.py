@@ -67,6 +67,7 @@ class X2SAM(nn.Module):
         self.memory_encoder = MemoryEncoder(config.memory)
         self.memory_attention = MemoryAttention(config.memory)
         self.memory_bridge = nn.Conv2d(width, width, 1) if config.memory.dense else None
+        self.sketch_bridge = nn.Conv2d(1, width, 1) if config.memory.sketch else None
         self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.text_projector = Projector(language_width, width)
         self.background = nn.Embedding(1, width)
@@ -136,15 +137,19 @@ class X2SAM(nn.Module):
         ``features`` of F pictures, ``condition`` of B = F * P prompts, prompt i on picture i // P; entries have B rows.
         """
         maps = self.memory_attention(features.maps, list(memory), time)
-        return self.mask_decoder(maps, self._mask_features(features, maps, bool(memory)), condition, every_level)
+        return self.mask_decoder(maps, self._mask_features(features, maps, memory), condition, every_level)
 
-    def _mask_features(self, features: FrameFeatures, maps: list[Tensor], remembered: bool) -> Tensor:
-        """Mask features of each prompt where memory is dense, else those of the picture for all its prompts."""
-        plain = features.mask_features
-        if self.memory_bridge is None or not remembered:
-            return plain
-        read = F.interpolate(self.memory_bridge(maps[0]), size=plain.shape[-2:], mode="bilinear", align_corners=False)
-        return plain.repeat_interleave(read.shape[0] // plain.shape[0], 0) + read
+    def _mask_features(self, features: FrameFeatures, maps: list[Tensor], memory: Sequence[MemoryEntry]) -> Tensor:
+        """Mask features (B or F, C, h, w): the picture's, plus what was read and drawn where the memory is dense."""
+        out = features.mask_features
+        if self.memory_bridge is not None and memory:
+            read = F.interpolate(self.memory_bridge(maps[0]), size=out.shape[-2:], mode="bilinear", align_corners=False)
+            out = out.repeat_interleave(read.shape[0] // out.shape[0], 0) + read
+        for entry in memory:
+            if self.sketch_bridge is not None and entry.sketch is not None:
+                out = out.repeat_interleave(entry.sketch.shape[0] // out.shape[0], 0)
+                out = out + self.sketch_bridge(2 * entry.sketch - 1)
+        return out
 
     def remember(self, features: FrameFeatures, guidance: Tensor | LevelPrediction, time: int) -> MemoryEntry:
         """The memory entry of a frame from its features *before* they read memory.
@@ -155,3 +160,8 @@ class X2SAM(nn.Module):
             guidance = blend_masks(guidance)
         tokens, grid = self.memory_encoder(features.maps, guidance)
         return MemoryEntry(time, tuple(tokens), grid)
+
+    def sketch(self, features: FrameFeatures, guidance: Tensor, time: int = 0) -> MemoryEntry:
+        """What a person drew on this frame, as an entry for this same frame; ``guidance`` as in :meth:`remember`."""
+        entry = self.remember(features, guidance, time)
+        return MemoryEntry(entry.time, entry.levels, entry.grid, guidance)

@@ -126,11 +126,11 @@ def training_losses(
         return best
 
     guidance = batch.guidance
-    best = judge(model.step(first, sketch, [model.remember(first, guidance, 0)], 0, every), 0, "first")
+    best = judge(model.step(first, sketch, [model.sketch(first, guidance)], 0, every), 0, "first")
     if frames == 1:
         for _ in range(config.refine if rng.random() < config.refine_chance else 0):
             guidance = corrected_guidance(best, masks[:, 0], valid[:, 0], guidance, config.click_radius, rng)
-            best = judge(model.step(first, sketch, [model.remember(first, guidance, 0)], 0, every), 0, "next")
+            best = judge(model.step(first, sketch, [model.sketch(first, guidance)], 0, every), 0, "next")
     entries = []
     for time in range(1, frames):
         now = later[time - 1]
