@@ -211,7 +211,7 @@ def nano(vocab_size: int = 1024) -> X2SAMConfig:
     return X2SAMConfig(
         name="nano",
         text=_qwen_text(
-            vocab_size=vocab_size, hidden_size=192, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
+            vocab_size=vocab_size, hidden_size=192, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
             num_key_value_heads=2, head_dim=48, max_position_embeddings=8192,
             rope_parameters={
                 "rope_type": "default", "rope_theta": 10000.0, "mrope_interleaved": True, "mrope_section": [8, 8, 8],
@@ -219,7 +219,7 @@ def nano(vocab_size: int = 1024) -> X2SAMConfig:
         ),
         vision=_qwen_vision(
             depth=4, hidden_size=128, intermediate_size=384, num_heads=4, out_hidden_size=192,
-            num_position_embeddings=144, deepstack_visual_indexes=[1, 2],
+            num_position_embeddings=144, deepstack_visual_indexes=[1],
         ),
         mask_encoder=MaskEncoderConfig(
             image_size=256, widths=(32, 64, 128, 256), blocks=(1, 2, 5, 2), heads=(1, 2, 4, 8),
