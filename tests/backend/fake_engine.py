@@ -41,7 +41,8 @@ class FakeSession:
         for drawn in prompt.masks:
             mask |= drawn
         for point in prompt.points:
-            disc = (x - point.x) ** 2 + (y - point.y) ** 2 < radius**2
+            reach = radius if point.positive else radius / 2
+            disc = (x - point.x) ** 2 + (y - point.y) ** 2 < reach**2
             mask = mask | disc if point.positive else mask & ~disc
         score = CLICK_SCORE if prompt.points else BOX_SCORE
         return [Mask(mask, score, prompt.object_id or "")]
