@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from reference_replay import query_of_case, task_of_case
 
 from x2sam.data.tasks import find_task
 from x2sam.data.tokenizer import TURN_END
@@ -18,7 +19,6 @@ from x2sam.inference.conversation import (
     parse_generated,
     prefix_length,
     render,
-    tag_caption,
 )
 
 
@@ -35,20 +35,8 @@ def region_rows(parity) -> int:
 def turn_of(run):
     """The turn as our own functions make it from the case's raw prompt and seed."""
     case, manifest = run.case, run.case.manifest
-    task = find_task(manifest["task"], case.modality)
-    caption = manifest["caption"]
-    if caption and manifest["tokens_positive"]:
-        caption = tag_caption(caption, manifest["tokens_positive"])
-    phrases = manifest["all_classes"] or ([manifest["prompt"]] if manifest["prompt"] else [])
-    query = Query(
-        phrases=tuple(phrases),
-        regions=len(case.inputs.get("raw.vprompt_masks", ())),
-        question=manifest["prompt"],
-        sentence=case.modality == "image",
-        caption=caption,
-    )
-    answer = run.mode == "tensor"
-    return render(task, query, random.Random(manifest["py_seed"]), answer=answer, suffix=task.suffix)
+    task, rng = task_of_case(case), random.Random(manifest["py_seed"])
+    return render(task, query_of_case(case), rng, answer=run.mode == "tensor", suffix=task.suffix)
 
 
 def test_the_text_is_the_reference_text(parity_run):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from reference_replay import rule_of_case
 
 from x2sam.data.tasks import find_task
-from x2sam.inference.postprocess import PanopticLimits, Prediction, Quirks, Rule, new_state, postprocess
+from x2sam.inference.postprocess import Prediction, Quirks, Rule, new_state, postprocess
 from x2sam.inference.preprocess import PreprocessConfig, frame_sizes
 
 SCORE = 2e-6  # the manifest's scores are rounded to six places
@@ -21,21 +22,7 @@ def config(parity) -> PreprocessConfig:
 
 
 def rule_of(run, quirks: Quirks) -> Rule:
-    case = run.case
-    asked, settings = case.manifest, case.manifest["post_kwargs"] or {}
-    limits = PanopticLimits(
-        mask=settings.get("mask_threshold", 0.5), overlap=settings.get("overlap_mask_area_threshold", 0.8)
-    )
-    regions = case.runs["predict"].tensors.get("pre.vprompt_masks.0")
-    return Rule(
-        find_task(asked["task"], case.modality),
-        threshold=settings.get("threshold"),
-        things=[name in asked["things"] for name in asked["all_classes"] or ()],
-        region=None if regions is None else regions[0],
-        regions=0 if regions is None else len(regions),
-        limits=limits,
-        quirks=quirks,
-    )
+    return rule_of_case(run.case, run.case.runs["predict"].tensors.get("pre.vprompt_masks.0"), quirks)
 
 
 def answers(run, config, quirks: Quirks):

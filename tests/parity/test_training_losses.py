@@ -17,18 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from x2sam.config import (
-    LoraSettings,
-    MaskDecoderConfig,
-    MaskEncoderConfig,
-    MemoryConfig,
-    PixelDecoderConfig,
-    RegionConfig,
-    X2SAMConfig,
-)
+from x2sam.config import X2SAMConfig
 from x2sam.data.tasks import find_task
 from x2sam.inference.conversation import ChatEncoder, ExpandedTokens, Query, expand, render
-from x2sam.inference.preprocess import PreprocessConfig, mask_frames, vlm_image, vlm_video
+from x2sam.inference.preprocess import mask_frames, vlm_image, vlm_video
 from x2sam.model.mask_memory import MaskMemory
 from x2sam.model.weights import WRAPPER, convert_state, from_state, rename
 from x2sam.model.x2sam import X2SAM
@@ -39,51 +31,6 @@ LOSSES = "training_losses"
 SMALL_COPY = Path(__file__).parent / "data"
 
 
-def network_config(parity) -> X2SAMConfig:
-    """The reference's small configuration in our words, without any dropout."""
-    raw = parity.config
-    vlm, sam, m2f = raw["vlm"], raw["sam2"], raw["m2f"]
-    backbone = sam["vision_config"]["backbone_config"]
-    rope = {**vlm["text_config"]["rope_scaling"], "rope_theta": vlm["text_config"]["rope_theta"]}
-    text = {k: v for k, v in vlm["text_config"].items() if k not in ("rope_scaling", "rope_theta")}
-    width = m2f["hidden_dim"]
-    return X2SAMConfig(
-        name="reference",
-        text={**text, "vocab_size": raw["vocab_len"], "rope_parameters": rope},
-        vision=vlm["vision_config"],
-        mask_encoder=MaskEncoderConfig(
-            image_size=raw["image_size"],
-            widths=tuple(backbone["embed_dim_per_stage"]),
-            blocks=tuple(backbone["blocks_per_stage"]),
-            heads=tuple(backbone["num_attention_heads_per_stage"]),
-            windows=tuple(backbone["window_size_per_stage"]),
-            global_blocks=tuple(backbone["global_attention_blocks"]),
-            fpn_width=sam["vision_config"]["fpn_hidden_size"],
-        ),
-        pixel_decoder=PixelDecoderConfig(
-            width=width,
-            in_channels=tuple(m2f["feature_channels"]),
-            heads=m2f["num_attention_heads"],
-            layers=m2f["encoder_layers"],
-            ffn=m2f["encoder_feedforward_dim"],
-        ),
-        mask_decoder=MaskDecoderConfig(
-            width, m2f["num_queries"], m2f["decoder_layers"] - 1, m2f["num_attention_heads"], m2f["dim_feedforward"]
-        ),
-        memory=MemoryConfig(
-            width=width,
-            slots=sam["num_maskmem"],
-            attention_layers=sam["memory_attention_num_layers"],
-            ffn=sam["memory_attention_feed_forward_hidden_size"],
-            dropout=0.0,
-            fuser_inner=sam["memory_fuser_intermediate_dim"],
-        ),
-        region=RegionConfig(raw["sampler"]["num_sample_point"], raw["sampler"]["pooling_kernel_size"]),
-        lora=LoraSettings(raw["lora"]["r"], raw["lora"]["lora_alpha"], 0.0),
-        preprocess=PreprocessConfig.from_processors(raw["img_proc"], raw["vid_proc"], raw["extra_proc"]),
-    )
-
-
 def our_name(key: str) -> str:
     """Our parameter of a reference key, LoRA keys included."""
     name = rename(key.removeprefix(WRAPPER))
@@ -92,9 +39,9 @@ def our_name(key: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def trainee(parity) -> X2SAM:
+def trainee(parity, reference_config) -> X2SAM:
     """The reference model in training mode with its LoRA adapters in place."""
-    config = network_config(parity)
+    config = reference_config
     stored = parity.state_dict
     lora = {our_name(key): value for key, value in stored.items() if ".lora_" in key}
     plain = {key: value for key, value in stored.items() if ".lora_" not in key}

@@ -8,15 +8,16 @@ values up to the last of them) is computed once, in :meth:`Interpreter.look`.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from x2sam.data.tasks import Task
+from x2sam.data.tasks import ItemKind, Task
 from x2sam.data.tokenizer import END_OF_TEXT, TURN_END
 from x2sam.errors import PromptError
 from x2sam.inference.conversation import (
@@ -49,6 +50,23 @@ class Looked:
     def nbytes(self) -> int:
         layers = [] if self.prefix is None else self.prefix.layers
         return self.visual.nbytes + sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+    @property
+    def start(self) -> int:
+        """The first position that still has to be read."""
+        return 0 if self.prefix is None else self.prefix_length
+
+    @contextmanager
+    def borrowed(self) -> Iterator[DynamicCache | None]:
+        """The prefix to go on from. Whatever was appended, and however this ends, it is left as it was found."""
+        layers = [] if self.prefix is None else self.prefix.layers
+        # growing a cache makes new tensors, so that the old ones are the prefix, bit by bit and byte by byte
+        kept = [(layer.keys, layer.values) for layer in layers]
+        try:
+            yield self.prefix
+        finally:
+            for layer, (keys, values) in zip(layers, kept, strict=True):
+                layer.keys, layer.values = keys, values
 
 
 @dataclass(eq=False)
@@ -107,52 +125,55 @@ class Interpreter:
 
     def states(self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None) -> tuple[int, Tensor]:
         """(first position, un-normalised states (1, L, D) from there on); with a kept prefix only what follows it."""
-        start = looked.prefix_length if looked.prefix is not None else 0
-        rest = _cut(tokens, slice(start, None))
-        states = self._read(looked, rest, regions, looked.prefix)
-        if looked.prefix is not None:
-            looked.prefix.crop(-len(rest))
-        return start, states
+        rest = _cut(tokens, slice(looked.start, None))
+        with looked.borrowed() as cache:
+            return looked.start, self._read(looked, rest, regions, cache)
 
     @torch.no_grad()
     def generate(
         self, looked: Looked, task: Task, query: Query, limit: int = 256, forced: Sequence[int] | None = None,
-        rng: random.Random | None = None,
+        rng: random.Random | None = None, regions: Tensor | None = None,
     ) -> Reading:  # fmt: skip
         """Answers greedily. Masks come from the answer's ``<SEG>``; where it has none or several, the task's own
         template is read behind the words that were generated, so that there is always a condition (chat: no masks).
 
-        ``forced`` gives the ids to take instead of the most likely ones.
+        ``forced`` gives the ids to take instead of the most likely ones; ``regions`` as in :meth:`read`.
         """
         turn = render(task, query, rng, answer=False)
-        tokens = self._tokens(looked, turn, None, until_seg=False)
-        start, states, output = self._decode(looked, tokens, limit, forced)
+        tokens = self._tokens(looked, turn, regions, until_seg=False)
+        start, states, output = self._decode(looked, tokens, regions, limit, forced)
         parsed = parse_generated(output, self.encoder.tokenizer, tokens, states=states.shape[1] + start - len(tokens))
         if not task.segments:
             return Reading(None, parsed.phrases, parsed.text)
         if parsed.fallback or not (parsed.cond_ids >= 0).any():
-            return self._force(looked, task, query, parsed, rng)
+            return self._force(looked, task, query, parsed, rng, regions)
         condition = self._condition(states, parsed.cond_ids[start:], parsed.seg_ids[start:], task.shares_conditions)
         return Reading(condition, parsed.phrases, parsed.text)
 
-    def _force(self, looked: Looked, task: Task, query: Query, parsed: Generated, rng) -> Reading:
-        """Reads the words that were generated, their phrases marked, followed by the template with ``<SEG>``."""
-        caption = parsed.caption if parsed.phrases else f"<p>{parsed.text or 'the main object'}</p>"
-        turn = render(task, Query(**{**query.__dict__, "caption": caption}), rng)
-        tokens = self._tokens(looked, turn, None, until_seg=True)
-        phrases = parsed.phrases or (parsed.text or "the main object",)
-        start, states = self.states(looked, tokens, None)
+    def _force(
+        self, looked: Looked, task: Task, query: Query, parsed: Generated, rng, regions: Tensor | None
+    ) -> Reading:
+        """Reads the task's template with ``<SEG>``, behind a caption the words that were generated.
+
+        A caption brings its own phrases; where it marked none, all of it is one phrase.
+        """
+        phrases = query.phrases
+        if task.items is ItemKind.NONE:
+            phrases = parsed.phrases or (parsed.text or "the main object",)
+            query = replace(query, caption=parsed.caption if parsed.phrases else f"<p>{phrases[0]}</p>")
+        tokens = self._tokens(looked, render(task, query, rng), regions, until_seg=True)
+        start, states = self.states(looked, tokens, regions)
         condition = self._condition(states, tokens.cond_ids[start:], tokens.seg_ids[start:], task.shares_conditions)
         return Reading(condition, phrases, parsed.text)
 
-    def _decode(self, looked: Looked, tokens: ExpandedTokens, limit: int, forced: Sequence[int] | None):
-        """(start, states of prompt and read answer (1, L, D), answer ids). The prefix is left as it was found."""
-        start = looked.prefix_length if looked.prefix is not None else 0
-        cache = looked.prefix if looked.prefix is not None else self.language.new_cache()
-        rest = _cut(tokens, slice(start, None))
-        parts = [self._read(looked, rest, None, cache)]
+    def _decode(
+        self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None, limit: int, forced: Sequence[int] | None
+    ) -> tuple[int, Tensor, list[int]]:
+        """(start, states of prompt and read answer (1, L, D), answer ids)."""
         output: list[int] = []
-        try:
+        with looked.borrowed() as prefix:
+            cache = self.language.new_cache() if prefix is None else prefix
+            parts = [self._read(looked, _cut(tokens, slice(looked.start, None)), regions, cache)]
             while True:
                 logits = self.language.word_logits(parts[-1][:, -1])
                 output.append(int(logits.argmax(-1)) if forced is None else int(forced[len(output)]))
@@ -161,17 +182,16 @@ class Interpreter:
                     break
                 step = self.language.embed(torch.tensor([[output[-1]]], device=self.device))
                 parts.append(self.language.read(step, cache=cache))
-        finally:
-            if looked.prefix is not None:
-                looked.prefix.crop(-(looked.prefix.get_seq_length() - start))
-        return start, torch.cat(parts, 1), output
+        return looked.start, torch.cat(parts, 1), output
 
     def _tokens(self, looked: Looked, turn: Turn, regions: Tensor | None, until_seg: bool, mend: bool = True):
         tokens = self.encoder.encode(turn, looked.grid, until_seg=until_seg)
         rows = [] if regions is None else [regions.shape[1]] * len(regions)
         return expand(tokens, looked.visual.rows.shape[0], rows, mend)
 
-    def _read(self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None, cache: DynamicCache | None) -> Tensor:
+    def _read(
+        self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None, cache: DynamicCache | None
+    ) -> Tensor:
         embeds = self.language.embed(torch.from_numpy(tokens.token_ids)[None].to(self.device))
         visual = torch.from_numpy(tokens.visual_mask)[None].to(self.device)
         seen = bool(tokens.visual_mask.any())
