@@ -103,9 +103,10 @@ def parse_predict(body: Any) -> PredictRequest:
     tasks = body.get("tasks")
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
         raise BadRequestError("'tasks' must be a list with at least one task.")
-    params = dict(_object(_given(body, "params"), "'params'"))
-    context = params.pop("context", None)
-    return PredictRequest(tasks, project_id(body.get("project")), _config(body.get("label_config")), context, params)
+    given = _object(_given(body, "params"), "'params'")
+    params = {name: given.get(name) for name in ("login", "password")}
+    config = _config(body.get("label_config"))
+    return PredictRequest(tasks, project_id(body.get("project")), config, given.get("context"), params)
 
 
 def parse_setup(body: Any) -> SetupRequest:

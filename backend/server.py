@@ -32,9 +32,11 @@ class Server(BaseApplication):
             "graceful_timeout": 20,
             "proc_name": "x2sam-backend",
             "worker_exit": _close,
+            "control_socket_disable": True,  # a socket in the home directory, in newer releases
         }
         for name, value in options.items():
-            self.cfg.set(name, value)
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
 
     def load(self) -> Any:
         # Called in the worker, after the fork: the engine and its threads live there.

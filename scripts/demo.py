@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ def main() -> int:
         python.absolute(), folder / "label-studio", folder / "files", free_port(8080), token=_token(folder)
     )
     backend = None
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell made us ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     try:
         print("Starting Label Studio and the ML backend; the first time takes about half a minute ...", flush=True)
         label_studio.start()

@@ -66,7 +66,7 @@ class ChildServer:
     def wait_ready(self, seconds: float = 180.0) -> None:
         """Returns when the server answers 200.
 
-        :raises ServerError: it ended, or does not answer in time.
+        :raises ServerError: it ended, can't load its model, or does not answer in time.
         """
         deadline = time.monotonic() + seconds
         while not self._answers():
@@ -92,9 +92,12 @@ class ChildServer:
 
     def _answers(self) -> bool:
         try:
-            return requests.get(self._ready_url, timeout=5).status_code == 200
+            answer = requests.get(self._ready_url, timeout=5)
         except requests.RequestException:
             return False
+        if '"failed"' in answer.text:
+            raise ServerError(f"{self.name} could not load its model:\n{self.log_tail()}")
+        return answer.status_code == 200
 
 
 class LabelStudioServer:

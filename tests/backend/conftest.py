@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -13,6 +14,9 @@ from picture_server import PictureServer
 
 from backend.app import close_services, create_app
 from backend.settings import Settings
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 REQUESTS = Path(__file__).parent / "data" / "requests"
 

@@ -389,6 +389,7 @@ def test_a_label_that_the_answer_cannot_have(ask, captured):
         {"label_config": "<View>"},
         {"label_config": "<!DOCTYPE x><View/>"},
         {"params": {"context": {"result": [5]}}},
+        {"params": {"tasks": [], "self": 1, "context": {"result": [5]}}},
     ],
 )
 def test_malformed_requests_are_4xx(client, captured, change):

@@ -1,0 +1,60 @@
+# make setup | demo | test | check | bench | clean
+#
+# Every target makes the environments that it needs first. Another interpreter: make PYTHON=/path/to/python3.12
+
+SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+ifndef PYTHON
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c '$(SUITABLE)' 2>/dev/null && echo $$python && break; done)
+endif
+RUN := .venv/bin/python
+
+.PHONY: help setup demo test check bench clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup   install everything: .venv for us, .venv-ls for Label Studio"
+	@echo "make demo    Label Studio with sample pictures and the ML backend; Ctrl-C stops it"
+	@echo "make test    all tests, with a real Label Studio"
+	@echo "make check   ruff"
+	@echo "make bench   times of nano on this machine"
+	@echo "make clean   remove caches and var/; make distclean: the environments too"
+
+setup: .venv/installed .venv-ls/installed
+
+demo: .venv/installed .venv-ls/installed
+	$(RUN) scripts/demo.py $(if $(DEMO_ONCE),--once)
+
+test: .venv/installed .venv-ls/installed
+	$(RUN) -m pytest
+
+check: .venv/installed
+	$(RUN) -m ruff check .
+
+bench: .venv/installed
+	@mkdir -p var
+	$(RUN) -m x2sam bench --size nano --json var/bench.json
+
+.venv/installed: requirements.txt
+	$(call install,.venv,requirements.txt)
+
+.venv-ls/installed: requirements-label-studio.txt
+	$(call install,.venv-ls,requirements-label-studio.txt)
+
+# $(call install,environment,requirements): make or bring up to date; the stamp is written when all went well
+define install
+@$(or $(PYTHON),false) -c '$(SUITABLE)' 2>/dev/null || { \
+	echo "Python 3.11, 3.12 or 3.13 with its venv module is needed; $(or $(PYTHON),$$(python3 --version 2>&1)) is not it."; \
+	echo "Debian, Ubuntu: apt install python3 python3-venv. Or name an interpreter: make PYTHON=/path/to/python3.11"; \
+	exit 1; }
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --disable-pip-version-check -r $(2)
+@touch $@
+endef
+
+clean:
+	rm -rf var build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .venv-ls
