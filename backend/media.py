@@ -12,13 +12,14 @@ import threading
 import time
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from backend.errors import MediaError, MediaRefusedError, MediaTimeoutError, MediaTooLargeError
 from backend.file_cache import CachedFile, FileCache
@@ -52,12 +53,12 @@ class MediaFetcher:
             raise MediaError("The task holds no address of a picture.")
         if address[:5].lower() == "data:":
             name = "data:" + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
-            source: Callable[[], Iterator[bytes]] = lambda: iter((self._inline(address),))  # noqa: E731
+            chunks = self._inline(address)
         else:
-            name = url = self.absolute(address)
-            source = lambda: self._download(url)  # noqa: E731
+            name = self.absolute(address)
+            chunks = self._download(name)
         with self._locks.hold(name):
-            return self._cache.get(name) or self._cache.put(name, source())
+            return self._cache.get(name) or self._cache.put(name, chunks)
 
     def read(self, address: str) -> bytes:
         """The content behind an address."""
@@ -75,17 +76,23 @@ class MediaFetcher:
         :raises MediaRefusedError: a path on this machine, or a scheme that is not fetched.
         """
         address = address.strip()
-        base = self._settings.label_studio_url
         if address.startswith("/") and not address.startswith("//"):
-            prefix = urlsplit(base).path
-            path = address.removeprefix(prefix) if prefix and address.startswith(prefix + "/") else address
-            if not path.startswith("/data/"):
-                raise MediaRefusedError("The task names a path outside /data/; import the picture into Label Studio.")
-            return base + path
-        Origin.of(address)
-        return urlunsplit(urlsplit(address)._replace(fragment=""))
+            return self._below_data(address)
+        origin = Origin.of(address)
+        parts = urlsplit(address)._replace(fragment="")
+        if origin == self._rules.label_studio:
+            return self._below_data(urlunsplit(parts._replace(scheme="", netloc="")))
+        return urlunsplit(parts)
 
-    def _inline(self, address: str) -> bytes:
+    def _below_data(self, path: str) -> str:
+        """The full URL of one of Label Studio's files; its other pages are not for tasks to name."""
+        base = self._settings.label_studio_url
+        path = path.removeprefix(urlsplit(base).path)
+        if not path.startswith("/data/") or ".." in path.partition("?")[0].split("/"):
+            raise MediaRefusedError("The task names a path outside /data/; import the picture into Label Studio.")
+        return base + path
+
+    def _inline(self, address: str) -> Iterator[bytes]:
         head, comma, body = address.partition(",")
         if not comma or len(body) > 2 * self._settings.media_max_bytes:
             raise MediaError("The data URL of the picture is cut or too long.")
@@ -94,16 +101,16 @@ class MediaFetcher:
             content = b64decode(content, validate=True) if head.lower().endswith(";base64") else content
         except (binascii.Error, ValueError) as error:
             raise MediaError("The data URL of the picture is not valid base64.") from error
-        self._check_size(len(content))
-        return content
+        self._check_size(len(content), self._settings.media_max_bytes)
+        yield content
 
     def _download(self, url: str) -> Iterator[bytes]:
         deadline = time.monotonic() + self._settings.media_timeout
-        with self._open(url, deadline) as response:
-            yield from self._body(response, deadline, self._settings.media_max_bytes)
+        with self._open(url, deadline) as (response, origin):
+            yield from self._body(response, origin, deadline, self._settings.media_max_bytes)
 
     @contextmanager
-    def _open(self, url: str, deadline: float) -> Iterator[requests.Response]:
+    def _open(self, url: str, deadline: float) -> Iterator[tuple[requests.Response, Origin]]:
         """A good answer for a URL, after redirects and, where that helps, with a renewed token."""
         renewed = False
         for _ in range(_REDIRECTS + 2):
@@ -118,7 +125,7 @@ class MediaFetcher:
                     renewed = True
                     continue
                 _check_status(response.status_code, origin, ours)
-                yield response
+                yield response, origin
                 return
         raise MediaError(f"The address of the picture leads through more than {_REDIRECTS} redirects.")
 
@@ -163,9 +170,10 @@ class MediaFetcher:
             "reachable from it, and LABEL_STUDIO_URL."
         ) from failure
 
-    def _body(self, response: requests.Response, deadline: float, limit: int) -> Iterator[bytes]:
-        origin = Origin.of(response.url)
-        self._check_size(int(response.headers.get("Content-Length") or 0), limit)
+    def _body(self, response: requests.Response, origin: Origin, deadline: float, limit: int) -> Iterator[bytes]:
+        length = response.headers.get("Content-Length", "")
+        promised = int(length) if length.isdecimal() else 0
+        self._check_size(promised, limit)
         received = 0
         try:
             while chunk := response.raw.read1(_CHUNK, decode_content=True):
@@ -174,10 +182,9 @@ class MediaFetcher:
                 if time.monotonic() > deadline:
                     raise self._too_slow(origin)
                 yield chunk
-        except (OSError, requests.packages.urllib3.exceptions.HTTPError) as error:
+        except (OSError, HTTPError) as error:
             raise MediaError("The connection broke while the picture was fetched; try again.") from error
-        expected = response.headers.get("Content-Length", "")
-        if expected.isdigit() and "Content-Encoding" not in response.headers and received < int(expected):
+        if "Content-Encoding" not in response.headers and received < promised:
             raise MediaError("The connection broke while the picture was fetched; try again.")
 
     def _exchange(self, personal_token: str) -> str:
@@ -186,10 +193,9 @@ class MediaFetcher:
         with self._request("POST", url, origin, deadline, {}, json={"refresh": personal_token}) as response:
             if response.status_code != 200:
                 raise MediaError("Label Studio does not accept the personal access token in LABEL_STUDIO_API_KEY.")
-            return read_access_token(b"".join(self._body(response, deadline, _TOKEN_BYTES)))
+            return read_access_token(b"".join(self._body(response, origin, deadline, _TOKEN_BYTES)))
 
-    def _check_size(self, size: int, limit: int | None = None) -> None:
-        limit = limit or self._settings.media_max_bytes
+    def _check_size(self, size: int, limit: int) -> None:
         if size > limit:
             raise MediaTooLargeError(
                 f"The picture's file is larger than {limit / MEGABYTE:.0f} MB; raise X2SAM_MEDIA_MAX_MB to allow that."

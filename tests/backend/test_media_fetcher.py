@@ -258,11 +258,18 @@ def test_places_that_are_never_read(fetcher_for, address):
         fetcher_for(media_hosts=("*",)).read(address)
 
 
-@pytest.mark.parametrize("address", ["/data/../etc/passwd", "/data/local-files/?d=../../x"])
-def test_paths_that_climb_are_label_studios_business(fetcher_for, pictures, address):
-    with pytest.raises(MediaError):
-        fetcher_for().read(address)
-    assert all(path.startswith("/") for path, _ in pictures.seen)
+@pytest.mark.parametrize("path", ["/data/../api/users", "/api/projects/1/export", "/data/upload/../../x", "/database"])
+def test_other_pages_of_label_studio_are_not_for_tasks_to_name(fetcher_for, pictures, path):
+    for address in (path, pictures.url + path):
+        with pytest.raises(MediaRefusedError, match="outside /data/"):
+            fetcher_for(label_studio_api_key="a" * 40).read(address)
+    assert pictures.seen == []
+
+
+def test_a_query_that_climbs_is_label_studios_business(fetcher_for, pictures):
+    with pytest.raises(MediaError, match="no such picture"):
+        fetcher_for().read("/data/local-files/?d=../../x")
+    assert len(pictures.seen) == 1
 
 
 def test_https_checks_the_certificate_of_the_name(fetcher_for):
