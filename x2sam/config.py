@@ -167,9 +167,12 @@ class X2SAMConfig:
         }
         try:
             built = {k: kind(**_tuples(data[k])) for k, kind in parts.items()}
-            rest = {k: v for k, v in data.items() if k not in parts}
-            return cls(**rest, **built)
-        except (KeyError, TypeError) as error:
+            qwen = {k: dict(data[k]) for k in ("text", "vision")}
+            rest = {k: v for k, v in data.items() if k not in parts and k not in qwen}
+            return cls(**rest, **qwen, **built)
+        except KeyError as error:
+            raise WeightsError(f"config.json does not describe an X2SAM model: {error} is missing") from error
+        except (TypeError, ValueError) as error:
             raise WeightsError(f"config.json does not describe an X2SAM model: {error}") from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def convert_state(published: dict[str, Tensor], base: dict[str, Tensor], lora: L
             out[name] = value
     if unknown:
         raise WeightsError("unexpected keys: " + ", ".join(sorted(unknown)))
-    if head is not None and not torch.equal(head, out[EMBEDDING]):
+    if head is not None and not torch.equal(head, out.setdefault(EMBEDDING, head)):
         raise WeightsError("lm_head.weight differs from embed_tokens.weight; this model ties them")
     return out
 
@@ -134,6 +135,7 @@ def save_pretrained(model: X2SAM, directory: Path, dtype: torch.dtype | None = N
     state = {k: v.detach().to(dtype or v.dtype).contiguous() for k, v in model.state_dict().items()}
     part = directory / ".model.safetensors.part"
     save_file(state, part, metadata={"format": "pt"})
+    part.chmod(0o644)
     os.replace(part, directory / "model.safetensors")
     part = directory / ".config.json.part"
     part.write_text(json.dumps(model.config.to_dict(), indent=1) + "\n")
@@ -160,11 +162,24 @@ def from_pretrained(directory: Path, dtype: torch.dtype | None = None) -> X2SAM:
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """Tensors of an official ``pytorch_model.bin`` (bare or under ``state_dict``) or of a safetensors file."""
+    """Tensors of an official ``pytorch_model.bin`` (bare or under ``state_dict``) or of a safetensors file.
+
+    Raises WeightsError for a file that is damaged or holds anything but tensors; code in it is never run.
+    """
     if path.suffix == ".safetensors":
         return load_tensors(path)
-    data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return data.get("state_dict", data)
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path.name} holds more than tensors, so it is not opened; fetch the official file"
+        ) from error
+    except (OSError, RuntimeError, EOFError) as error:
+        raise WeightsError(f"{path.name} can't be read ({error}); fetch it again") from error
+    state = data.get("state_dict", data) if isinstance(data, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path.name} is no checkpoint: it should hold named tensors; fetch the official file")
+    return state
 
 
 def read_base(directory: Path) -> dict[str, Tensor]:

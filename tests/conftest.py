@@ -1,0 +1,75 @@
+"""What the tests of the model and of the engine share: the tiny network with random weights.
+
+Torch is imported where it is needed only, so that the backend's tests start without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from x2sam.data.tokenizer import build_tokenizer
+
+    return build_tokenizer(["a red circle on the left of two grey squares"], 640)
+
+
+@pytest.fixture(scope="session")
+def build_tiny(tiny_tokenizer) -> Callable:
+    """(seed, changes of the memory's settings) to a tiny network whose every path matters: no weight is zero."""
+
+    def build(seed: int = 0, **memory):
+        import torch
+
+        from x2sam.config import tiny
+        from x2sam.model.x2sam import X2SAM
+        from x2sam.training.initialise import initialise
+
+        config = tiny(vocab_size=len(tiny_tokenizer))
+        config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, **memory))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = X2SAM(config)
+            initialise(model)
+            for layer in model.mask_decoder.layers:
+                torch.nn.init.xavier_uniform_(layer.text_cross_attn.out_proj.weight)
+        return model.eval().requires_grad_(False)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_model(build_tiny):
+    """The published layout: clicks are heard through region tokens only. Shared; don't change it."""
+    return build_tiny()
+
+
+@pytest.fixture(scope="session")
+def sketching_model(build_tiny):
+    """The layout of ``nano``: clicks are painted and read as memory, which is dense. Shared; don't change it."""
+    return build_tiny(sketch=True, dense=True, levels=(0,))
+
+
+@pytest.fixture
+def build_engine(tiny_model, tiny_tokenizer) -> Iterator[Callable]:
+    """(model, settings) to an engine that is closed when the test ends."""
+    from x2sam.inference.engine import Engine
+
+    built = []
+
+    def build(model=tiny_model, **settings):
+        built.append(Engine(model, tiny_tokenizer, "tiny", **settings))
+        return built[-1]
+
+    yield build
+    for engine in built:
+        engine.close()
+
+
+@pytest.fixture
+def tiny_engine(build_engine):
+    return build_engine()
