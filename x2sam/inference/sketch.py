@@ -37,7 +37,7 @@ def paint_clicks(base: np.ndarray, positive: np.ndarray, negative: np.ndarray) -
     return (np.maximum(base, base + (1 - base) * plus) * (1 - minus)).astype(np.float32)
 
 
-def paint_mask(probability: np.ndarray) -> np.ndarray:
-    """A mask so far, as probability (h, w), weakened to 0.25..0.75 so that it can be overruled."""
+def paint_mask(probability):
+    """A mask so far, as probability (array or tensor of any shape), weakened to 0.25..0.75: it can be overruled."""
     low, high = LEVELS["mask"]
-    return (low + (high - low) * probability).astype(np.float32)
+    return low + (high - low) * probability

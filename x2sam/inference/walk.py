@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from x2sam.inference.postprocess import Prediction, Rule, Segments, State, new_state, postprocess
 from x2sam.inference.preprocess import FrameSizes
+from x2sam.inference.sketch import paint_mask
 from x2sam.model.mask_decoder import Condition, LevelPrediction
 from x2sam.model.mask_memory import MaskMemory, MemoryEntry
 from x2sam.model.memory_encoder import blend_masks
@@ -83,6 +84,17 @@ class ObjectTrack:
         make = lambda: shared if shared is not None else MaskMemory(model.config.memory.slots)  # noqa: E731
         self.walkers = {o.object_id: Walker(model, o.condition, o.rule, make()) for o in objects}
         self.objects = {o.object_id: o for o in objects}
+        self.last: dict[str, torch.Tensor] = {}
+
+    def _carried(self, object_id: str, features: FrameFeatures, frame: int) -> list[MemoryEntry]:
+        """The mask of the frame before as a rough sketch on this one, for models that know sketches.
+
+        Left out where the object was out of sight, so that only the memory says where it comes back.
+        """
+        before = self.last.get(object_id)
+        if self.mode == "fifo" or not self.model.config.memory.sketch or before is None or not bool((before > 0.5).any()):
+            return []
+        return [self.model.sketch(features, paint_mask(before), frame)]
 
     def advance(self, features: FrameFeatures, sizes: FrameSizes, frame: int) -> dict[str, tuple[np.ndarray, float]]:
         """Masks (H, W) and scores by object id on ``frame``; objects that no anchor was met of yet are left out."""
@@ -99,7 +111,7 @@ class ObjectTrack:
                 elif self.mode == "per-object":
                     walker.remember(features, guidance, frame)
             elif len(walker.memory):
-                segments, level = walker.look(features, sizes, frame)
+                segments, level = walker.look(features, sizes, frame, self._carried(object_id, features, frame))
                 mask = segments.masks[0] if len(segments) else np.zeros(sizes.original, bool)
                 out[object_id] = (mask, float(segments.scores[0]) if len(segments) else 0.0)
                 guidance = blend_masks(level) if self.mode == "fifo" else guidance_of(mask, sizes, grid)
@@ -109,6 +121,7 @@ class ObjectTrack:
             else:
                 continue
             written.append(guidance)
+            self.last[object_id] = guidance
         if self.mode == "fifo" and written:
             together = torch.stack(written).amax(0)
             next(iter(self.walkers.values())).remember(features, together, frame)

@@ -83,12 +83,14 @@ def collate(episodes: Sequence[Episode]) -> Batch:
 class StepConfig:
     """refine: corrections by simulated clicks after the first answer of a picture; language: weight of the language
     loss; true_memory: chance that a clip's memory is written from the truth instead of the prediction;
+    carry: chance that the frame before is also sketched, as a rough mask, onto the frame that is decoded;
     thorough: chance that losses are taken at every decoder layer instead of the last only."""
 
     refine: int = 1
     refine_chance: float = 0.7
     language: float = 0.2
     true_memory: float = 0.5
+    carry: float = 0.7
     thorough: float = 1.0
     points: int = 1024
     click_radius: float = 4.5
@@ -139,7 +141,8 @@ def training_losses(
         if rng.random() < config.true_memory:
             seen = F.adaptive_avg_pool2d(masks[:, time - 1 : time].float(), seen.shape[-2:])
         entries = [*entries, model.remember(before, seen, time - 1)][-model.config.memory.slots :]
-        best = judge(model.step(now, sketch, entries, time, every), time, f"frame{time}")
+        drawn = [model.sketch(now, paint_mask(seen), time)] if rng.random() < config.carry else []
+        best = judge(model.step(now, sketch, [*entries, *drawn], time, every), time, f"frame{time}")
     return losses, numbers
 
 

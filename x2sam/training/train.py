@@ -69,6 +69,7 @@ class LoopConfig:
     autocast: bool = False
     log_every: int = 20
     directory: str = "runs/nano"
+    save_dtype: str = "float16"
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def train(config: TrainConfig, resume: bool = False, device: str = "cpu") -> Pat
             break
     final = directory / "model"
     if ranks.index == 0:
-        save_pretrained(model, final)
+        save_pretrained(model, final, getattr(torch, config.loop.save_dtype))
         tokenizer.save_pretrained(final / "tokenizer")
     if ranks.count > 1:
         dist.destroy_process_group()
