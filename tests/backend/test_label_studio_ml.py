@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REQUESTS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+REQUESTS = HERE / "data" / "requests"
 
 
 def run(*arguments, path=(), **options):
