@@ -31,3 +31,11 @@ class TrainingError(X2SAMError):
 
 class CheckpointError(X2SAMError):
     """The saved state of a training run is damaged, missing or belongs to another run."""
+
+
+class DownloadError(X2SAMError):
+    """A model could not be fetched; the text says from where and what to check."""
+
+
+class MeasurementError(X2SAMError):
+    """A measurement can't be trusted or taken: outputs differ that must be equal, or memory is too small."""

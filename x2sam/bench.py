@@ -1,0 +1,392 @@
+"""How fast the engine answers, beside the straightforward way on the same weights in the same run.
+
+Times are those of a person who waits: whole requests, decoding of pictures left out. Ratios of two times of one run
+mean something on any machine; the times themselves only on the one they were taken on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from x2sam.bench_models import WORDS
+from x2sam.data.scenes import generate_clip, generate_picture
+from x2sam.data.tasks import find_task
+from x2sam.errors import MeasurementError
+from x2sam.evaluation.video import peak_rss_mb
+from x2sam.inference.engine import Engine
+from x2sam.inference.object_rounds import Round
+from x2sam.inference.refine import snap
+from x2sam.inference.session import Session
+from x2sam.inference.walk import MODES
+from x2sam.model.mask_decoder import LevelPrediction
+from x2sam.model.memory_attention import rotary_table
+from x2sam.model.x2sam import X2SAM
+from x2sam.straightforward import Straightforward, Watch, watched
+from x2sam.structures import Point, Prompt
+
+# float32: how far equal outputs may be apart, in mask logits
+TOLERANCE = 2e-3
+CLICKS_PER_OBJECT = 5
+Step = Callable[[str], None]
+# calls of ``step`` in :func:`run`
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured. Sizes are (H, W); ``frames`` of a clip; ``straight``: requests of the straightforward way.
+
+    track_seconds: tracking is left out when one run of it would take longer than this
+    """
+
+    repeats: int = 12
+    straight: int = 3
+    picture: tuple[int, int] = (640, 960)
+    clip: tuple[int, int] = (360, 640)
+    frames: int = 26
+    modes: tuple[str, ...] = MODES
+    objects: tuple[int, ...] = (1, 4)
+    track_seconds: float = 300.0
+    startup: bool = True
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """A minute or less for nano: fewer repeats, short clips, the default memory only."""
+        return cls(repeats=3, straight=1, frames=12, modes=(), startup=False)
+
+
+@dataclass(eq=False)
+class Bench:
+    """One engine under measurement. ``result`` is filled on the way."""
+
+    engine: Engine
+    watch: Watch
+    plan: Plan
+    step: Step
+    result: dict[str, Any] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+    overlaps: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(11)
+        self.picture = generate_picture(rng, self.plan.picture).frames[0]
+        self.clip = generate_clip(rng, self.plan.frames, self.plan.clip).frames
+
+
+def run(engine: Engine, plan: Plan, step: Step = lambda text: None) -> dict[str, Any]:
+    """All measurements of an engine that is loaded: the result as the command writes it, but ``size`` and ``weights``.
+
+    Raises MeasurementError when the engine and the straightforward way disagree.
+    """
+    with watched(engine.model) as watch:
+        bench = Bench(engine, watch, plan, step)
+        reset_device_peak(engine)
+        measure_clicks(bench)
+        measure_tracks(bench)
+        bench.result |= {"peak_rss_mb": round(peak_rss_mb(), 1), "peak_device_mb": device_peak(engine)}
+        reset_device_peak(engine)
+        compare_clicks(bench)
+        compare_words(bench)
+        compare_track(bench)
+        bench.result |= {
+            "straightforward_peak_rss_mb": round(peak_rss_mb(), 1),
+            "straightforward_peak_device_mb": device_peak(engine),
+        }
+    return {"device": engine.device, **bench.result, **verdict(bench)}
+
+
+def verdict(bench: Bench) -> dict[str, Any]:
+    """The largest difference of outputs. Raises MeasurementError where float32 is further apart than the tolerance."""
+    worst = float(np.max(list(bench.differences.values())))
+    exact = bench.engine.model.no_memory_embedding.dtype == torch.float32
+    if exact and not worst <= TOLERANCE:
+        told = ", ".join(f"{name} {value:.2e}" for name, value in bench.differences.items())
+        raise MeasurementError(
+            f"the two ways differ by more than {TOLERANCE:g} in mask logits ({told}); don't trust this"
+        )
+    return {
+        "max_abs_diff": worst,
+        "differences": bench.differences,
+        "mask_iou": min(bench.overlaps),
+        "dtype": str(bench.engine.model.no_memory_embedding.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+# pictures
+
+
+def clicks_of(size: tuple[int, int], objects: int) -> list[list[Prompt]]:
+    """For each object the prompts of a person who clicks ``CLICKS_PER_OBJECT`` times, right and wrong spots in turn."""
+    rng = np.random.default_rng(5)
+    series = []
+    for _ in range(objects):
+        places = rng.uniform(0.1, 0.9, (CLICKS_PER_OBJECT, 2)) * (size[1], size[0])
+        points = tuple(Point(float(x), float(y), i % 2 == 0) for i, (x, y) in enumerate(places))
+        series.append([Prompt(points=points[: n + 1]) for n in range(CLICKS_PER_OBJECT)])
+    return series
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Milliseconds and the result. Results are arrays on the host, so nothing is still running when they are there."""
+    began = time.perf_counter()
+    value = work()
+    return (time.perf_counter() - began) * 1e3, value
+
+
+def measure_clicks(bench: Bench) -> None:
+    """First clicks on new pictures, next clicks on a known one, words about a known one."""
+    engine, plan = bench.engine, bench.plan
+    bench.step("first clicks")
+    series = clicks_of(plan.picture, math.ceil(plan.repeats / (CLICKS_PER_OBJECT - 1)))
+    first, session = [], engine.open(bench.picture)
+    session.segment(series[0][1])
+    session.segment(Prompt(text=WORDS))
+    for _ in range(min(3, plan.repeats)):
+        session.close()
+        session = engine.open(bench.picture)
+        first.append(timed(lambda s=session: s.segment(series[0][0]))[0])
+    bench.step("next clicks")
+    later, text = [], []
+    for prompts in series:
+        session.segment(prompts[0])
+        for prompt in prompts[1:]:
+            if len(later) < plan.repeats:
+                bench.watch.clear()
+                later.append(timed(lambda p=prompt: session.segment(p))[0])
+    calls = dict(bench.watch.calls)
+    for _ in range(min(5, plan.repeats)):
+        text.append(timed(lambda: session.segment(Prompt(text=WORDS)))[0])
+    session.close()
+    bench.result |= {
+        "first_click_ms": rounded(np.median(first)),
+        "next_click_ms": {"p50": rounded(np.percentile(later, 50)), "p95": rounded(np.percentile(later, 95))},
+        "text_ms": rounded(np.median(text)),
+        "calls": {"next_click": calls},
+    }
+
+
+def compare_clicks(bench: Bench) -> None:
+    """The same clicks both ways: the times of the straightforward one, and how far the outputs are apart."""
+    engine, plan = bench.engine, bench.plan
+    bench.step("clicks, the straightforward way")
+    session = engine.open(bench.picture)
+    straight = Straightforward(engine, bench.picture[None], bench.watch)
+    task = find_task("intseg", "image")
+    before, mask, times = None, None, []
+    for prompt in clicks_of(plan.picture, 1)[0][: plan.straight + 1]:
+        known = lambda p=prompt, b=before, m=mask: session.rounds.answer(p, b, m, 0, task)  # noqa: E731
+        ours = engine.run(known)
+        logits = bench.watch.last
+        bench.watch.clear()
+        spent, (theirs, mask_theirs) = timed(lambda p=prompt, b=before, m=mask: finished(bench, straight, p, b, m))
+        times.append(spent)
+        bench.result["calls"]["straightforward_click"] = dict(bench.watch.calls)
+        mask = snap(bench.picture, ours.probability, prompt.points, prompt.boxes, mask)
+        note_difference(bench, "click", logits, theirs.probability - ours.probability)
+        bench.overlaps.append(overlap(mask, mask_theirs))
+        before = ours
+    session.close()
+    click = float(np.median(times[1:]))
+    bench.result |= {
+        "straightforward_first_click_ms": rounded(times[0]),
+        "straightforward_click_ms": rounded(click),
+        "ratio_next_click": rounded(click / bench.result["next_click_ms"]["p50"]),
+    }
+
+
+def finished(
+    bench: Bench, straight: Straightforward, prompt: Prompt, before: Round | None, mask: np.ndarray | None
+) -> tuple[Round, np.ndarray]:
+    """One whole request the straightforward way, with the same last step as the engine's."""
+    answer, _ = straight.click(prompt, before, mask)
+    return answer, snap(bench.picture, answer.probability, prompt.points, prompt.boxes, mask)
+
+
+def compare_words(bench: Bench) -> None:
+    bench.step("words, the straightforward way")
+    session = bench.engine.open(bench.picture)
+    straight = Straightforward(bench.engine, bench.picture[None], bench.watch)
+    ours = session.segment(Prompt(text=WORDS))
+    logits = bench.watch.last
+    spent, theirs = timed(lambda: straight.words(Prompt(text=WORDS)))
+    session.close()
+    note_difference(bench, "text", logits)
+    if ours and theirs:
+        bench.overlaps.append(overlap(ours[0].mask, theirs[0].mask))
+    bench.result["straightforward_text_ms"] = rounded(spent)
+
+
+def note_difference(bench: Bench, name: str, ours: LevelPrediction | None, *others: np.ndarray) -> None:
+    """Compares the mask logits seen before with the last ones; ``others`` are differences that were taken already."""
+    theirs = bench.watch.last
+    assert ours is not None and theirs is not None
+    apart = [float((ours.mask_logits - theirs.mask_logits).abs().max()), *(float(np.abs(o).max()) for o in others)]
+    # NumPy's maximum lets values that are not numbers through, Python's hides them
+    bench.differences[name] = float(np.max([bench.differences.get(name, 0.0), *apart]))
+
+
+# clips
+
+
+def discs(size: tuple[int, int], count: int) -> list[np.ndarray]:
+    """Masks bool (H, W) of ``count`` discs side by side."""
+    rows, cols = np.ogrid[: size[0], : size[1]]
+    radius = min(size[0] / 3, size[1] / (3 * count))
+    return [(rows - size[0] / 2) ** 2 + (cols - size[1] * (n + 0.5) / count) ** 2 <= radius**2 for n in range(count)]
+
+
+def measure_tracks(bench: Bench) -> None:
+    """Frames per second by objects and memory mode, once the memory is full."""
+    engine, plan = bench.engine, bench.plan
+    bench.step("tracking")
+    expected = track_seconds(engine.model, plan)
+    bench.result |= {"track_fps": dict.fromkeys(map(str, plan.objects)), "track_fps_by_memory": {}, "notes": []}
+    if expected > plan.track_seconds:
+        bench.result["first_frame_ms"] = None
+        bench.result["notes"].append(
+            f"tracking was left out: it would take about {expected / 60:.0f} minutes here; use a GPU or --track-seconds"
+        )
+        return
+    session = engine.open(bench.clip)
+    height, width = plan.clip
+    bench.result["first_frame_ms"] = rounded(timed(lambda: first_frame(session, Point(width / 2, height / 2)))[0])
+    session.close()
+    for mode in dict.fromkeys((engine.memory, *plan.modes)):
+        speeds = {str(n): rounded(track_speed(bench, n, mode)) for n in plan.objects}
+        bench.result["track_fps_by_memory"][mode] = speeds
+    bench.result["track_fps"] = bench.result["track_fps_by_memory"][engine.memory]
+
+
+def first_frame(session: Session, point: Point) -> Any:
+    """What a person waits for who clicks into a new clip: the mask of the frame, and the first frame of the track."""
+    found = session.segment(Prompt(points=(point,)))
+    return next(iter(session.track([found[0].object_id])))
+
+
+def track_speed(bench: Bench, objects: int, mode: str) -> float:
+    session = prompted(bench, objects)
+    seconds, counted = steady(bench, session.track([str(n) for n in range(objects)], memory=mode))[:2]
+    session.close()
+    return counted / seconds
+
+
+def steady(bench: Bench, frames: Iterable[Any]) -> tuple[float, int, Any]:
+    """Seconds and number of the frames that come once the memory is full, and the last frame."""
+    fill = min(bench.engine.model.config.memory.slots, len(bench.clip) - 2)
+    began, counted, last = 0.0, 0, None
+    for number, last in enumerate(frames):  # noqa: B007 - the last one is the answer
+        counted += number > fill
+        if number == fill:
+            began = time.perf_counter()
+    return time.perf_counter() - began, counted, last
+
+
+def prompted(bench: Bench, objects: int) -> Session:
+    """A session on the clip whose objects are known by their masks on the first frame."""
+    session = bench.engine.open(bench.clip)
+    for number, mask in enumerate(discs(bench.plan.clip, objects)):
+        session.correct(0, str(number), mask)
+    return session
+
+
+def compare_track(bench: Bench) -> None:
+    """Frames per second the straightforward way, and the last frame of the clip compared.
+
+    A bank for each object, because only there following one by one means the same.
+    """
+    plan = bench.plan
+    bench.step("tracking, the straightforward way")
+    if bench.result["first_frame_ms"] is None:
+        return
+    speeds: dict[str, float] = {}
+    straight = Straightforward(bench.engine, bench.clip, bench.watch)
+    for objects in plan.objects:
+        session = prompted(bench, objects)
+        *_, last = session.track([str(n) for n in range(objects)], memory="per-object")
+        session.close()
+        logits, seconds, counted = bench.watch.last, 0.0, 0
+        for ours, mask in zip(last.masks, discs(plan.clip, objects), strict=True):
+            spent, counted, theirs = steady(bench, straight.track(ours.object_id, mask, "per-object"))
+            seconds += spent
+            bench.overlaps.append(overlap(ours.mask, theirs))
+        note_difference(bench, "track", logits)
+        speeds[str(objects)] = rounded(counted / seconds)
+    bench.result["straightforward_track_fps"] = speeds
+
+
+@torch.inference_mode()
+def track_seconds(model: X2SAM, plan: Plan) -> float:
+    """Roughly what tracking takes, from one layer of memory attention on the coarsest map.
+
+    The finest map of the large models has 16 times as many tokens, which takes minutes a frame on a CPU: that has to be
+    known before the first one is waited for.
+    """
+    memory, like = model.config.memory, model.no_memory_embedding
+    coarsest = (model.config.mask_encoder.image_size // 16) ** 2
+    kept = coarsest * memory.slots
+    x, bank = like.new_zeros(1, coarsest, memory.width), like.new_zeros(1, kept, memory.width)
+    table = rotary_table(math.isqrt(coarsest), math.isqrt(coarsest), memory.width, memory.rope_theta, like.device)
+
+    def layer() -> None:
+        model.memory_attention.layers[0](x, bank, bank, table)
+        synchronise(like.device)
+
+    layer()
+    spent = timed(layer)[0] / 1e3
+    cells = [coarsest * 4**level for level in memory.levels]
+    work = sum(n * (n + kept) for n in cells) / (coarsest * (coarsest + kept))
+    runs = 2 + len(set(plan.modes))
+    return spent * work * memory.attention_layers * plan.frames * runs * sum(plan.objects)
+
+
+# small things
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    union = np.count_nonzero(a | b)
+    return rounded(np.count_nonzero(a & b) / union) if union else 1.0
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_device_peak(engine: Engine) -> None:
+    if engine.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(engine.device)
+
+
+def device_peak(engine: Engine) -> float | None:
+    """Most memory on the GPU in MiB, None without one."""
+    if not engine.device.startswith("cuda"):
+        return None
+    return round(torch.cuda.max_memory_allocated(engine.device) / 2**20, 1)
+
+
+def rows_of(result: dict[str, Any]) -> Sequence[tuple[str, float | None, float | None, str]]:
+    """(what, ours, straightforward, unit) for the table."""
+    rows = [
+        ("first click", result["first_click_ms"], result["straightforward_first_click_ms"], "ms"),
+        ("next click, p50", result["next_click_ms"]["p50"], result["straightforward_click_ms"], "ms"),
+        ("next click, p95", result["next_click_ms"]["p95"], None, "ms"),
+        ("words", result["text_ms"], result["straightforward_text_ms"], "ms"),
+        ("first frame of a clip", result["first_frame_ms"], None, "ms"),
+    ]
+    plain = result.get("straightforward_track_fps", {})
+    for mode, speeds in result["track_fps_by_memory"].items():
+        rows += [(f"tracking {n}, {mode}", fps, plain.get(n), "frames/s") for n, fps in speeds.items()]
+    return rows

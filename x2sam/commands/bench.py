@@ -1,0 +1,79 @@
+"""``python -m x2sam bench``: how fast, beside the straightforward way on the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from x2sam.commands.common import Device, Result, chosen_device, plain_errors, progress_bar, write_json
+
+
+class Size(StrEnum):
+    nano = "nano"
+    mid = "mid"
+    published = "4b"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def bench(
+    size: Annotated[Size, typer.Option(help="nano, or mid and 4b with random weights.")] = Size.nano,
+    model: Annotated[str, typer.Option(help="Measure this model instead of --size; a name or a directory.")] = "auto",
+    device: Device = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Number format; equal outputs are asserted in float32.")] = Dtype.auto,
+    repeats: Annotated[int, typer.Option(min=1, help="Next clicks that are timed.")] = 12,
+    track_seconds: Annotated[
+        float, typer.Option(min=0, help="Leave tracking out where it would take longer than this.")
+    ] = 300.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Few repeats and short clips.")] = False,
+    result: Result = None,
+) -> None:
+    """Measure clicks, words, tracking, start-up and memory, and assert that both ways give the same masks."""
+    with plain_errors():
+        # Late: with PyTorch this takes seconds.
+        from x2sam import bench as benchmark
+        from x2sam.bench_models import engine_for, startup_ms
+
+        where = chosen_device(device)
+        plan = replace(benchmark.Plan.quick(), repeats=min(repeats, 3)) if quick else benchmark.Plan(repeats=repeats)
+        plan = replace(plan, track_seconds=track_seconds)
+        with progress_bar(benchmark.STEPS + 2, "building the model") as step:
+            engine, weights, directory = engine_for(size.value, model, where, dtype.value)
+            with engine:
+                step("warming up")
+                measured = benchmark.run(engine, plan, step)
+                step("starting up")
+                startup = startup_ms(engine, directory) if plan.startup else None
+    name = size.value if model == "auto" else engine.name
+    summary = {"size": name, "weights": weights, **measured, "startup_ms": startup}
+    write_json(result, summary)
+    show(summary, benchmark.rows_of(summary))
+
+
+def show(summary: dict[str, Any], rows: Any) -> None:
+    title = f"{summary['size']}, {summary['weights']} weights, {summary['dtype']} on {summary['device']}"
+    table = Table("", "engine", "straightforward", "times", "unit", title=title)
+    for what, ours, plain, unit in rows:
+        gain = None
+        if ours and plain:
+            gain = plain / ours if unit == "ms" else ours / plain
+        cells = ["-" if v is None else f"{v:.4g}" for v in (ours, plain)]
+        table.add_row(what, *cells, "-" if gain is None else f"{gain:.1f} x", unit)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"outputs: mask logits at most {summary['max_abs_diff']:.1e} apart, masks overlap {summary['mask_iou']:.4f}; "
+        f"peak memory {summary['peak_rss_mb']:.0f} MiB",
+        highlight=False,
+    )
+    for note in summary["notes"]:
+        console.print(note, highlight=False)

@@ -1,0 +1,183 @@
+"""The published checkpoint and its Qwen3-VL base to one model directory (X2SAM, checkpoint of the last stage).
+
+    config.json, model.safetensors     the network, LoRA merged, in the number format of the files read
+    tokenizer/                         the base's, with ``<SEG>``, ``<p>`` and ``</p>`` added
+
+The directory is written beside its place and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError  # what a refused or damaged file raises; nothing is unpickled here
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoTokenizer, Qwen3VLConfig
+
+from x2sam.config import X2SAMConfig
+from x2sam.data.tokenizer import PHRASE_CLOSE, PHRASE_OPEN, SEG
+from x2sam.errors import WeightsError
+from x2sam.inference.conversation import ChatEncoder
+from x2sam.inference.preprocess import PreprocessConfig
+from x2sam.model.weights import EMBEDDING, convert_state, from_state, read_base, read_published, save_pretrained
+
+ADDED_TOKENS = (SEG, PHRASE_OPEN, PHRASE_CLOSE)
+STEPS = 5
+Progress = Callable[[str], None]
+
+
+def silent(step: str) -> None:
+    """No progress is shown."""
+
+
+def convert(
+    checkpoint: Path, base: Path, out: Path, shape: X2SAMConfig, force: bool = False, progress: Progress = silent
+) -> X2SAMConfig:
+    """Writes the model directory ``out`` and returns its configuration.
+
+    checkpoint: ``pytorch_model.bin`` of the last training stage, or safetensors with the same names
+    base:       directory of the Qwen3-VL base model: safetensors, tokenizer, and its JSON files where it has them
+    shape:      sizes of the segmentation parts; those of language and vision come from the base's ``config.json``
+    force:      replace a model that is there already
+
+    Raises WeightsError that names every missing, unexpected or misshapen key, or the file that can't be used.
+    """
+    check_place(out, force)
+    progress("reading the tokenizer")
+    tokenizer = extended_tokenizer(base)
+    progress("reading the weights, merging LoRA")
+    # handed on without a name, so that what was merged or renamed is not kept beside the result
+    state = convert_state(read_checkpoint(checkpoint), read_base(base), shape.lora)
+    config = config_over_base(shape, base, embedding_rows(state, len(tokenizer)))
+    progress("checking every key")
+    model = from_state(config, state)
+    del state
+    progress("writing")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    save_pretrained(model, part)
+    tokenizer.save_pretrained(part / "tokenizer")
+    progress("finishing")
+    check_tokenizer(part, tokenizer)
+    put_in_place(part, out)
+    return config
+
+
+def check_place(out: Path, force: bool) -> None:
+    """Raises WeightsError when something is at ``out`` that must not be replaced."""
+    if not out.exists():
+        return
+    if not (out / "model.safetensors").is_file() and any(out.iterdir() if out.is_dir() else [out]):
+        raise WeightsError(f"{out} is there and is no model; choose another place for the result")
+    if not force and (out / "model.safetensors").is_file():
+        raise WeightsError(f"there is a model in {out} already; use --force to replace it")
+
+
+def put_in_place(part: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(part, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The published tensors by name. Raises WeightsError for a file that is something else."""
+    if not path.is_file():
+        raise WeightsError(f"there is no checkpoint {path}; give the path of pytorch_model.bin")
+    try:
+        state = read_published(path)
+    except (OSError, RuntimeError, EOFError, AttributeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path.name} can't be read as a checkpoint of tensors ({reason}); fetch it again"
+        ) from error
+    odd = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd or not state:
+        raise WeightsError(f"{path.name} holds more than tensors or nothing: {', '.join(odd[:10]) or 'it is empty'}")
+    return state
+
+
+def extended_tokenizer(base: Path):
+    """The base's tokenizer with the three marks of X2SAM; those that it knows already keep their ids."""
+    if not (base / "tokenizer.json").is_file() and not (base / "vocab.json").is_file():
+        raise WeightsError(f"{base} has no tokenizer (tokenizer.json); download all of the Qwen3-VL base model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"the tokenizer in {base} can't be read ({error}); download the base model again") from error
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in known], special_tokens=True)
+    ChatEncoder(tokenizer)  # raises WeightsError when another mark is missing
+    return tokenizer
+
+
+def embedding_rows(state: dict[str, Tensor], tokens: int) -> int:
+    """Rows of the embedding. Raises WeightsError when they are not as many as the tokenizer has ``tokens``."""
+    if EMBEDDING not in state:
+        raise WeightsError(f"missing {EMBEDDING}: neither the checkpoint nor the base model has the word embeddings")
+    rows = len(state[EMBEDDING])
+    if rows != tokens:
+        raise WeightsError(
+            f"the checkpoint embeds {rows} tokens, the tokenizer with {', '.join(ADDED_TOKENS)} has {tokens}; "
+            "use the base model that the checkpoint was trained on"
+        )
+    return rows
+
+
+def config_over_base(shape: X2SAMConfig, base: Path, vocabulary: int) -> X2SAMConfig:
+    """``shape`` with the language and vision sizes, and the picture sizes, that the base's own JSON files state.
+
+    What a file does not state, or a missing file, leaves ``shape`` as it is.
+    """
+    text, vision, preprocess = shape.text, shape.vision, shape.preprocess
+    stated = _read_json(base / "config.json")
+    if stated is not None:
+        if stated.get("model_type") != "qwen3_vl":
+            raise WeightsError(
+                f"the base model is {stated.get('model_type')!r}, not 'qwen3_vl'; use Qwen3-VL-4B-Instruct"
+            )
+        known = Qwen3VLConfig.from_dict(stated)
+        text = {key: getattr(known.text_config, key) for key in text}
+        vision = {key: getattr(known.vision_config, key) for key in vision}
+    image = _read_json(base / "preprocessor_config.json")
+    video = _read_json(base / "video_preprocessor_config.json")
+    if image is not None and video is not None:
+        preprocess = _stated_sizes(shape.preprocess, image, video)
+    return replace(shape, text={**text, "vocab_size": vocabulary}, vision=vision, preprocess=preprocess)
+
+
+def _stated_sizes(known: PreprocessConfig, image: dict, video: dict) -> PreprocessConfig:
+    """The vision tower's numbers from the base's files, the mask encoder's as they are."""
+    height, width = known.mask_size
+    mask = {"size": {"height": height, "width": width}, "image_mean": known.mask_mean, "image_std": known.mask_std}
+    try:
+        stated = PreprocessConfig.from_processors(image, video, mask)
+    except KeyError as error:
+        raise WeightsError(
+            f"the base's preprocessor_config.json lacks {error}; download the base model again"
+        ) from error
+    return replace(stated, keep_aspect=known.keep_aspect)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path.name} of the base model is damaged ({error}); download it again") from error
+
+
+def check_tokenizer(directory: Path, wanted) -> None:
+    """What was written must read back with the same ids."""
+    again = AutoTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True)
+    if again.get_vocab() != wanted.get_vocab():
+        raise WeightsError("the tokenizer changed when it was saved; update transformers and convert again")
