@@ -66,9 +66,10 @@ class Scheduler:
         try:
             return future.result(seconds)
         except FutureTimeoutError as error:
-            if future.cancel() or not future.done():
-                raise BusyError(f"no answer within {seconds:g} s; the device is busy, try again") from error
-            raise
+            if future.done():  # in the last instant, or the job itself ran into a timeout
+                return future.result()
+            self._abandon(future)
+            raise BusyError(f"no answer within {seconds:g} s; the device is busy, try again") from error
 
     @property
     def waiting(self) -> int:
@@ -84,6 +85,13 @@ class Scheduler:
             self._ready.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _abandon(self, future: Future) -> None:
+        """Nobody waits for this any more: out of the queue, or its result is thrown away."""
+        with self._ready:
+            self._queue = [e for e in self._queue if e[2] is not future]
+            heapq.heapify(self._queue)
+            future.cancel()
 
     def _drop(self, key: str) -> None:
         for entry in [e for e in self._queue if e[4] == key]:
@@ -105,3 +113,4 @@ class Scheduler:
                 future.set_result(job())
             except BaseException as error:  # handed to the caller, who waits for it
                 future.set_exception(error)
+            del future, job  # what a job holds must not live on until the next one

@@ -1,0 +1,187 @@
+"""The device's thread: who goes first, who gives way, who is told what."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from x2sam.errors import BusyError, CancelledError
+from x2sam.inference.scheduler import Priority, Scheduler
+
+SOON = 10.0  # seconds after which a test gives up
+
+
+class Gate:
+    """A scheduler whose thread is held by a job until :meth:`open`; others can be queued behind it meanwhile."""
+
+    def __init__(self, scheduler: Scheduler):
+        self.scheduler = scheduler
+        self.done: list[str] = []
+        self._open, self._callers = threading.Event(), ThreadPoolExecutor(16)
+        held = threading.Event()
+        self.first = self._callers.submit(scheduler.run, lambda: (held.set(), self._open.wait(SOON)))
+        assert held.wait(SOON)
+
+    def submit(self, name: str, *args, **kwargs):
+        """A caller's future."""
+        return self._callers.submit(self.scheduler.run, lambda: self.done.append(name) or name, *args, **kwargs)
+
+    def queue(self, name: str, *args, **kwargs):
+        """The same; returns once the job waits."""
+        before = self.scheduler.waiting
+        call = self.submit(name, *args, **kwargs)
+        wait_for(lambda: self.scheduler.waiting > before)
+        return call
+
+    def open(self) -> None:
+        self._open.set()
+        self.first.result(SOON)
+
+
+def wait_for(condition) -> None:
+    until = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def scheduler():
+    made = Scheduler(limit=8, timeout=SOON)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate(scheduler):
+    made = Gate(scheduler)
+    yield made
+    made.open()
+
+
+def test_one_thread_runs_everything(scheduler):
+    threads = {scheduler.run(threading.get_ident) for _ in range(3)}
+    assert len(threads) == 1 and threading.get_ident() not in threads
+
+
+def test_urgent_work_first_then_in_order_of_arrival(gate):
+    order = (("batch", 3), ("track 1", 2), ("text", 1), ("click 1", 0), ("track 2", 2), ("click 2", 0))
+    calls = [gate.queue(name, Priority(priority)) for name, priority in order]
+    gate.open()
+    assert [call.result(SOON) for call in calls] == [name for name, _ in order]
+    assert gate.done == ["click 1", "click 2", "text", "track 1", "track 2", "batch"]
+
+
+def test_a_newer_job_takes_the_place_of_a_waiting_one(gate):
+    older = gate.queue("older", replaces="clicks of ann")
+    other = gate.queue("other", replaces="clicks of bob")
+    newer = gate.submit("newer", replaces="clicks of ann")
+    with pytest.raises(CancelledError, match="newer request"):
+        older.result(SOON)
+    gate.open()
+    assert (newer.result(SOON), other.result(SOON)) == ("newer", "other")
+    assert sorted(gate.done) == ["newer", "other"]
+
+
+def test_a_running_job_is_not_replaced(scheduler):
+    started, go = threading.Event(), threading.Event()
+    callers = ThreadPoolExecutor(2)
+    running = callers.submit(scheduler.run, lambda: (started.set(), go.wait(SOON), "ran")[2], replaces="k")
+    assert started.wait(SOON)
+    newer = callers.submit(scheduler.run, lambda: "newer", replaces="k")
+    wait_for(lambda: scheduler.waiting == 1)
+    go.set()
+    assert (running.result(SOON), newer.result(SOON)) == ("ran", "newer")
+
+
+def test_too_much_waiting_work_is_refused(gate):
+    calls = [gate.queue(str(i)) for i in range(8)]
+    with pytest.raises(BusyError, match="8 requests wait"):
+        gate.scheduler.run(lambda: None)
+    assert gate.scheduler.waiting == 8
+    gate.open()
+    assert [call.result(SOON) for call in calls] == [str(i) for i in range(8)]
+
+
+def test_a_full_queue_still_takes_a_replacement(gate):
+    calls = [gate.queue(str(i), replaces=f"session {i}") for i in range(8)]
+    newer = gate.submit("newer", replaces="session 3")
+    with pytest.raises(CancelledError):
+        calls[3].result(SOON)
+    gate.open()
+    assert newer.result(SOON) == "newer" and "3" not in gate.done
+
+
+def test_waiting_ends_with_the_timeout(gate):
+    with pytest.raises(BusyError, match=r"no answer within 0\.01 s"):
+        gate.scheduler.run(lambda: gate.done.append("late"), timeout=0.01)
+    assert gate.scheduler.waiting == 0
+    gate.open()
+    assert gate.scheduler.run(lambda: "next") == "next" and gate.done == []
+
+
+def test_a_job_that_was_given_up_can_be_replaced_and_closed(gate):
+    """What timed out is gone from the queue: nothing later stumbles over it."""
+    with pytest.raises(BusyError):
+        gate.scheduler.run(lambda: gate.done.append("late"), replaces="k", timeout=0.01)
+    newer = gate.queue("newer", replaces="k")
+    gate.open()
+    assert newer.result(SOON) == "newer" and gate.done == ["newer"]
+
+
+def test_a_running_job_may_outlive_its_caller(scheduler):
+    go = threading.Event()
+    with pytest.raises(BusyError):
+        scheduler.run(lambda: go.wait(SOON), timeout=0.05)
+    go.set()
+    assert scheduler.run(lambda: "alive") == "alive"
+
+
+def test_exceptions_reach_the_caller_and_the_thread_lives_on(scheduler):
+    def fail():
+        raise ZeroDivisionError("by nobody")
+
+    with pytest.raises(ZeroDivisionError, match="by nobody"):
+        scheduler.run(fail)
+    assert scheduler.run(lambda: 3) == 3
+
+
+def test_a_jobs_own_timeout_is_no_busy_device(scheduler):
+    def fail():
+        raise TimeoutError("the disk")
+
+    with pytest.raises(TimeoutError, match="the disk"):
+        scheduler.run(fail)
+
+
+def test_a_job_may_ask_the_scheduler_itself(scheduler):
+    assert scheduler.run(lambda: scheduler.run(lambda: scheduler.run(lambda: 7))) == 7
+
+
+def test_closing_finishes_what_runs_and_cancels_what_waits(gate):
+    waiting = [gate.queue("a"), gate.queue("b")]
+    closing = ThreadPoolExecutor(1).submit(gate.scheduler.close)
+    for call in waiting:
+        with pytest.raises(CancelledError, match="closed"):
+            call.result(SOON)
+    gate.open()
+    closing.result(SOON)
+    assert gate.done == []
+    with pytest.raises(CancelledError, match="closed"):
+        gate.scheduler.run(lambda: None)
+    gate.scheduler.close()  # twice is fine
+
+
+def test_finished_jobs_are_not_kept_alive(scheduler):
+    class Large:
+        pass
+
+    large = Large()
+    gone = weakref.ref(large)
+    scheduler.run(lambda held=large: held is None)
+    del large
+    wait_for(lambda: gone() is None)
