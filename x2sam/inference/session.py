@@ -60,7 +60,7 @@ class Session:
         A newer call with the same ``replaces`` key cancels one that still waits. Raises PromptError for a prompt that
         can't be answered, FramesError for a frame that can't be read, BusyError and CancelledError from the scheduler.
         """
-        task = task_of(prompt, self.modality)
+        task = self._task_of(prompt)
         if task.name == "chat":
             return self.chat(prompt.text or "", frame)[1]
         self._check_inside(prompt, frame)
@@ -72,6 +72,13 @@ class Session:
             return [self._segment_object(p, frame, task, how, replaces) for p in single]
         how = Priority.TEXT if priority is None else priority
         return self.engine.run(lambda: self._segment_words(prompt, frame, task), how, replaces)
+
+    def _task_of(self, prompt: Prompt) -> Task:
+        """The task that the prompt asks for; clicks that only take away are corrections of one object."""
+        worded = bool(prompt.task or (prompt.text or "").strip() or prompt.categories)
+        if not worded and not prompt.has_region and (prompt.points or prompt.previous is not None):
+            return find_task("intseg", self.modality)
+        return task_of(prompt, self.modality)
 
     def _segment_object(self, prompt: Prompt, frame: int, task: Task, priority: Priority, replaces: str | None) -> Mask:
         image = self.looking.picture(frame)

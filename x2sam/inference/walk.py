@@ -110,7 +110,7 @@ class ObjectTrack:
                     walker.remember(features, guidance, frame, pin=True)
                 elif self.mode == "per-object":
                     walker.remember(features, guidance, frame)
-            elif len(walker.memory):
+            elif object_id in self.last:
                 segments, level = walker.look(features, sizes, frame, self._carried(object_id, features, frame))
                 mask = segments.masks[0] if len(segments) else np.zeros(sizes.original, bool)
                 out[object_id] = (mask, float(segments.scores[0]) if len(segments) else 0.0)
