@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError  # what a refused or damaged file raises; nothing is unpickled here
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen3VLConfig
 
@@ -50,11 +50,13 @@ def convert(
     """
     check_place(out, force)
     progress("reading the tokenizer")
+    # the configuration first: the tokenizer's reader looks at it too, and is less clear about what is wrong
+    stated = config_over_base(shape, base)
     tokenizer = extended_tokenizer(base)
     progress("reading the weights, merging LoRA")
     # handed on without a name, so that what was merged or renamed is not kept beside the result
-    state = convert_state(read_checkpoint(checkpoint), read_base(base), shape.lora)
-    config = config_over_base(shape, base, embedding_rows(state, len(tokenizer)))
+    state = convert_state(read_published(checkpoint), read_base(base), shape.lora)
+    config = replace(stated, text={**stated.text, "vocab_size": embedding_rows(state, len(tokenizer))})
     progress("checking every key")
     model = from_state(config, state)
     del state
@@ -88,23 +90,6 @@ def put_in_place(part: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The published tensors by name. Raises WeightsError for a file that is something else."""
-    if not path.is_file():
-        raise WeightsError(f"there is no checkpoint {path}; give the path of pytorch_model.bin")
-    try:
-        state = read_published(path)
-    except (OSError, RuntimeError, EOFError, AttributeError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path.name} can't be read as a checkpoint of tensors ({reason}); fetch it again"
-        ) from error
-    odd = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
-    if odd or not state:
-        raise WeightsError(f"{path.name} holds more than tensors or nothing: {', '.join(odd[:10]) or 'it is empty'}")
-    return state
-
-
 def extended_tokenizer(base: Path):
     """The base's tokenizer with the three marks of X2SAM; those that it knows already keep their ids."""
     if not (base / "tokenizer.json").is_file() and not (base / "vocab.json").is_file():
@@ -132,7 +117,7 @@ def embedding_rows(state: dict[str, Tensor], tokens: int) -> int:
     return rows
 
 
-def config_over_base(shape: X2SAMConfig, base: Path, vocabulary: int) -> X2SAMConfig:
+def config_over_base(shape: X2SAMConfig, base: Path) -> X2SAMConfig:
     """``shape`` with the language and vision sizes, and the picture sizes, that the base's own JSON files state.
 
     What a file does not state, or a missing file, leaves ``shape`` as it is.
@@ -144,14 +129,18 @@ def config_over_base(shape: X2SAMConfig, base: Path, vocabulary: int) -> X2SAMCo
             raise WeightsError(
                 f"the base model is {stated.get('model_type')!r}, not 'qwen3_vl'; use Qwen3-VL-4B-Instruct"
             )
-        known = Qwen3VLConfig.from_dict(stated)
+        try:
+            known = Qwen3VLConfig.from_dict(stated)
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise WeightsError(f"the base's config.json contradicts itself ({reason}); download it again") from error
         text = {key: getattr(known.text_config, key) for key in text}
         vision = {key: getattr(known.vision_config, key) for key in vision}
     image = _read_json(base / "preprocessor_config.json")
     video = _read_json(base / "video_preprocessor_config.json")
     if image is not None and video is not None:
         preprocess = _stated_sizes(shape.preprocess, image, video)
-    return replace(shape, text={**text, "vocab_size": vocabulary}, vision=vision, preprocess=preprocess)
+    return replace(shape, text=text, vision=vision, preprocess=preprocess)
 
 
 def _stated_sizes(known: PreprocessConfig, image: dict, video: dict) -> PreprocessConfig:
