@@ -13,6 +13,7 @@ from x2sam.data.video import VideoReader
 from x2sam.errors import FramesError
 
 MOST_PIXELS = 200_000_000
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 class FrameSource(Protocol):
@@ -39,7 +40,7 @@ def open_frames(frames: np.ndarray | str | Path | FrameSource) -> FrameSource:
 
 def _open_path(path: Path) -> FrameSource:
     if path.is_dir():
-        return PictureFolder(sorted(p for p in path.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}))
+        return PictureFolder(sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES))
     if not path.is_file():
         raise FramesError(f"there is no file {path.name}; check the path")
     try:

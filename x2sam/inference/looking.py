@@ -13,7 +13,7 @@ from x2sam.inference.feature_cache import FeatureCache
 from x2sam.inference.frames import FrameSource
 from x2sam.inference.interpreter import Interpreter, Looked
 from x2sam.inference.preprocess import FrameSizes, frame_sizes, mask_frames
-from x2sam.model.x2sam import EncodedFrame, FrameFeatures, X2SAM
+from x2sam.model.x2sam import X2SAM, EncodedFrame, FrameFeatures
 
 
 class Looking:

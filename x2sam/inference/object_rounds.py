@@ -66,8 +66,10 @@ class ObjectRounds:
         self.looking, self.seed = looking, seed
         self.model = looking.model
 
-    def answer(self, prompt: Prompt, before: Round | None, mask_before: np.ndarray | None, frame: int, task: Task) -> Round:
-        """The next round. ``before`` is the round of the prompt without its last click, ``mask_before`` its final mask."""
+    def answer(
+        self, prompt: Prompt, before: Round | None, mask_before: np.ndarray | None, frame: int, task: Task
+    ) -> Round:
+        """The next round. ``before`` is that of the prompt without its last click, ``mask_before`` its final mask."""
         route = self._sketched if self.model.config.memory.sketch else self._worded
         return route(prompt, before, mask_before, frame, task)
 
@@ -166,7 +168,8 @@ def _positive(prompt: Prompt) -> Prompt:
 
 
 def _overrule(answer: np.ndarray, sketch: np.ndarray) -> np.ndarray:
-    """An answer so far (h, w), held to what the first sketch was certain of."""
+    """An answer so far, held to what the first sketch (h, w) was certain of; the padding beside the picture is 0."""
+    answer = np.pad(answer, [(0, whole - part) for part, whole in zip(answer.shape, sketch.shape, strict=True)])
     held = np.where(sketch >= 0.95, sketch, answer)
     return np.where(sketch <= 0.05, np.minimum(held, sketch + 0.25), held).astype(np.float32)
 

@@ -208,8 +208,9 @@ class Session:
         for number, frames in enumerate(walks[direction]):
             track = ObjectTrack(self.looking.model, objects, mode)
             for frame in frames:
-                masks = self.engine.run(lambda t=track, f=frame, r=frames: self._advance(t, f, f == r[0]), Priority.TRACK)
-                if start <= frame < stop and not (number and frame == frames[0]):
+                first = frame == frames[0]
+                masks = self.engine.run(lambda t=track, f=frame, s=first: self._advance(t, f, s), Priority.TRACK)
+                if start <= frame < stop and not (number and first):
                     yield FrameMasks(frame, masks)
 
     def _advance(self, track: ObjectTrack, frame: int, first: bool) -> list[Mask]:

@@ -15,7 +15,7 @@ from x2sam.inference.sketch import paint_mask
 from x2sam.model.mask_decoder import Condition, LevelPrediction
 from x2sam.model.mask_memory import MaskMemory, MemoryEntry
 from x2sam.model.memory_encoder import blend_masks
-from x2sam.model.x2sam import FrameFeatures, X2SAM
+from x2sam.model.x2sam import X2SAM, FrameFeatures
 
 MODES = ("fifo", "per-object", "pinned")
 """How a track remembers.
@@ -92,7 +92,9 @@ class ObjectTrack:
         Left out where the object was out of sight, so that only the memory says where it comes back.
         """
         before = self.last.get(object_id)
-        if self.mode == "fifo" or not self.model.config.memory.sketch or before is None or not bool((before > 0.5).any()):
+        if self.mode == "fifo" or not self.model.config.memory.sketch:
+            return []
+        if before is None or not bool((before > 0.5).any()):
             return []
         return [self.model.sketch(features, paint_mask(before), frame)]
 

@@ -40,7 +40,7 @@ class Condition:
 
 @dataclass(eq=False)
 class LevelPrediction:
-    """``mask_logits`` (B, Q, h, w) at stride 4, ``class_logits`` (B, Q, K + 1), ``queries`` (B, Q, C) after the norm."""
+    """``mask_logits`` (B, Q, h, w) at stride 4, ``class_logits`` (B, Q, K + 1), ``queries`` (B, Q, C), normed."""
 
     mask_logits: Tensor
     class_logits: Tensor
@@ -61,7 +61,9 @@ class DecoderLayer(nn.Module):
         self.fc2 = nn.Linear(config.ffn, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, content: Tensor, position: Tensor, feature: Tensor, key: Tensor, allowed: Tensor, text: Condition):
+    def forward(
+        self, content: Tensor, position: Tensor, feature: Tensor, key: Tensor, allowed: Tensor, text: Condition
+    ) -> Tensor:
         """``content`` (B, Q, C); ``feature`` and ``key`` (F, HW, C) of F pictures; ``allowed`` bool (B, Q, HW).
 
         B is a multiple of F: prompts on the same picture share its keys and values, their queries lie side by side.

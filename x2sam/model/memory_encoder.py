@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class Downsampler(nn.Module):
         super().__init__()
         widths = [inputs * 4**i for i in range(int(math.log2(stride)) + 1)]
         self.layers = nn.ModuleList()
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layer = nn.Module()
             layer.conv = nn.Conv2d(before, after, 3, stride=2, padding=1)
             layer.layer_norm = ChannelNorm(after)

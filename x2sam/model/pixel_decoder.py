@@ -41,7 +41,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-        """``tokens`` and ``position`` (B, N, C), ``reference`` (N, 2) as x, y in 0..1, ``shapes`` of the maps (H, W)."""
+        """``tokens``, ``position`` (B, N, C); ``reference`` (N, 2) as x, y in 0..1; ``shapes`` (H, W) of the maps."""
         batch, count, width = tokens.shape
         head_shape = (self.heads, self.levels, self.points)
         value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))

@@ -1,0 +1,186 @@
+"""Click by click: what a round hears, what it keeps from the one before, and that the way there does not matter."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from x2sam.data.tasks import find_task
+from x2sam.errors import PromptError
+from x2sam.inference.feature_cache import FeatureCache
+from x2sam.inference.interpreter import Interpreter
+from x2sam.inference.looking import Looking
+from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
+from x2sam.structures import Point, Prompt
+
+SIZE = (60, 90)
+TASK = find_task("intseg", "image")
+PLUS, MINUS = Point(20, 20), Point(70, 40, positive=False)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(params=["published", "sketching"])
+def model(request, tiny_model, sketching_model):
+    return tiny_model if request.param == "published" else sketching_model
+
+
+def rounds_on(model, tokenizer, seed: int = 0) -> ObjectRounds:
+    picture = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
+    return ObjectRounds(Looking(Interpreter(model, tokenizer), FeatureCache(2**28), picture, "picture"), seed)
+
+
+@pytest.fixture
+def rounds(model, tiny_tokenizer) -> ObjectRounds:
+    return rounds_on(model, tiny_tokenizer)
+
+
+def mask_of(answer: Round) -> np.ndarray:
+    plane = torch.from_numpy(answer.probability)[None, None]
+    return (torch.nn.functional.interpolate(plane, SIZE, mode="bilinear")[0, 0] > 0.5).numpy()
+
+
+def answered(rounds: ObjectRounds, prompt: Prompt) -> list[Round]:
+    found, before, mask = [], None, prompt.previous
+    for beginning in rounds_of(prompt):
+        before = rounds.answer(beginning, before, mask, 0, TASK)
+        mask = mask_of(before)
+        found.append(before)
+    return found
+
+
+def box(*corners: int) -> np.ndarray:
+    x0, y0, x1, y1 = corners
+    mask = np.zeros(SIZE, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("prompt", "clicks"),
+    [
+        (Prompt(points=(PLUS,)), [1]),
+        (Prompt(points=(PLUS, MINUS, PLUS)), [1, 2, 3]),
+        (Prompt(points=(MINUS, PLUS, MINUS)), [2, 3]),
+        (Prompt(boxes=((1, 1, 9, 9),)), [0]),
+        (Prompt(boxes=((1, 1, 9, 9),), points=(PLUS, MINUS)), [0, 1, 2]),
+        (Prompt(masks=(box(0, 0, 5, 5),)), [0]),
+        (Prompt(points=(MINUS,), previous=box(0, 0, 80, 50)), [0, 1]),
+    ],
+)
+def test_a_round_for_every_click_behind_the_first(prompt, clicks):
+    assert [len(p.points) for p in rounds_of(prompt)] == clicks
+    assert all(p.boxes == prompt.boxes and p.masks == prompt.masks for p in rounds_of(prompt))
+
+
+def test_nothing_to_take_away_from():
+    with pytest.raises(PromptError, match="click on the object first"):
+        list(rounds_of(Prompt(points=(MINUS,))))
+
+
+def test_an_answer(rounds):
+    answer = answered(rounds, Prompt(points=(PLUS,)))[0]
+    assert answer.probability.shape == (16, 16) and answer.probability.dtype == np.float32
+    assert answer.probability.min() >= 0 and answer.probability.max() <= 1
+    assert 0 <= answer.score <= 1
+    assert answer.region.shape == (64, 64) and bool((answer.region != 0).any())
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(points=(PLUS, MINUS, Point(30, 30))),
+        Prompt(boxes=((10, 10, 50, 50),), points=(MINUS,)),
+        Prompt(masks=(box(10, 10, 40, 40),), points=(MINUS,)),
+        Prompt(points=(MINUS,), previous=box(0, 0, 80, 50)),
+        Prompt(strokes=(np.array([[5.0, 5.0], [40.0, 30.0]]),)),
+    ],
+)
+def test_equal_prompts_give_equal_answers(rounds, model, tiny_tokenizer, prompt):
+    first = answered(rounds, prompt)
+    torch.rand(3)  # what others draw is nothing to us
+    for again in (answered(rounds, prompt), answered(rounds_on(model, tiny_tokenizer), prompt)):
+        for a, b in zip(first, again, strict=True):
+            assert np.array_equal(a.probability, b.probability) and a.score == b.score
+
+
+def test_the_seed_decides_the_points_that_are_read(model, tiny_tokenizer):
+    found = [answered(rounds_on(model, tiny_tokenizer, seed), Prompt(points=(PLUS,)))[0] for seed in (0, 1)]
+    assert not torch.equal(found[0].condition.classes, found[1].condition.classes)
+
+
+def test_every_click_is_heard(rounds):
+    plus, corrected = answered(rounds, Prompt(points=(PLUS, MINUS)))
+    other = answered(rounds, Prompt(points=(PLUS, dataclasses.replace(MINUS, positive=True))))[1]
+    assert not np.array_equal(plus.probability, corrected.probability)
+    assert not np.array_equal(other.probability, corrected.probability)
+
+
+def test_a_correction_needs_no_words_where_clicks_are_painted(sketching_model, tiny_model, tiny_tokenizer):
+    """Sketching models read the question once; the published one has no other ear for a click."""
+    for model, questions in ((sketching_model, 1), (tiny_model, 3)):
+        rounds, asked = rounds_on(model, tiny_tokenizer), []
+        read = rounds.read
+        rounds.read = lambda *args, read=read, asked=asked: asked.append(1) or read(*args)
+        answered(rounds, Prompt(points=(PLUS, MINUS, Point(30, 30))))
+        assert len(asked) == questions
+
+
+def test_the_mask_before_is_where_a_correction_starts(rounds):
+    """Two masks before, the same click: different answers."""
+    prompts = [Prompt(points=(MINUS,), previous=m) for m in (box(0, 0, 80, 50), box(50, 20, 90, 60))]
+    found = [answered(rounds, p)[0] for p in prompts]
+    assert not np.array_equal(found[0].probability, found[1].probability)
+
+
+def test_the_region_of_a_correction_leaves_out_its_negative_clicks(tiny_model, tiny_tokenizer):
+    """The published route: the mask before plus positive minus negative discs is what the language model reads."""
+    rounds = rounds_on(tiny_model, tiny_tokenizer)
+    region = answered(rounds, Prompt(points=(Point(10, 10), MINUS), previous=box(40, 20, 90, 60)))[-1].region
+    at = lambda p: bool(region[int(p.y * 64 / SIZE[0]), int(p.x * 64 / SIZE[1])])  # noqa: E731
+    assert not at(MINUS) and at(Point(10, 10)) and at(Point(45, 55))
+
+
+def test_discs_may_cover_all_of_the_mask_before(tiny_model, tiny_tokenizer):
+    """Nothing is left of it: the positive clicks alone are read."""
+    rounds = rounds_on(tiny_model, tiny_tokenizer)
+    tiny = box(69, 39, 71, 41)
+    found = rounds.answer(Prompt(points=(PLUS, MINUS), previous=tiny), None, tiny, 0, TASK)
+    only_plus = rounds.answer(Prompt(points=(PLUS,)), None, None, 0, TASK)
+    assert torch.equal(found.region, only_plus.region)
+    with pytest.raises(PromptError, match="no positive"):
+        rounds.answer(Prompt(points=(MINUS,), previous=tiny), None, tiny, 0, TASK)
+
+
+def test_the_query_that_holds_the_clicks_is_chosen(rounds):
+    """Scores being what they may: of three masks the one with the positive and without the negative click."""
+    level_like = type("Level", (), {})()
+    logits = torch.full((1, 3, 16, 16), -4.0)
+    logits[0, 0] = 4.0  # holds both
+    logits[0, 1, :8, :8] = 4.0  # holds the positive click only
+    level_like.mask_logits = logits
+    level_like.class_logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+    sizes = rounds.looking.sizes(0)
+    choose = lambda *points: rounds._choose(level_like, points, None, sizes, None, None, None).probability  # noqa: E731
+    assert np.allclose(choose(PLUS, MINUS)[:8, :8], torch.tensor(4.0).sigmoid())
+    assert choose(PLUS, MINUS)[8:].max() < 0.5
+    assert choose().max() < 0.5, "without clicks the score alone decides"
+
+
+def test_pictures_with_padding(build_tiny, tiny_tokenizer):
+    """Where the longer side is scaled and the rest padded, clicks and masks still meet."""
+    for memory in ({}, {"sketch": True, "dense": True, "levels": (0,)}):
+        model = build_tiny(**memory)
+        model.config = dataclasses.replace(
+            model.config, preprocess=dataclasses.replace(model.config.preprocess, keep_aspect=True)
+        )
+        rounds = rounds_on(model, tiny_tokenizer)
+        found = answered(rounds, Prompt(boxes=((10, 10, 50, 50),), points=(PLUS, MINUS)))
+        assert found[-1].probability.shape == (11, 16)
