@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -140,6 +141,24 @@ def test_a_gpu_that_is_not_there_is_refused(call, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     outcome = call("chat", "@picture.png", "hello", "--model", "@model", "--device", "cuda:1")
     assert outcome.exit_code == 2 and "cuda:1 is not there" in outcome.stderr
+
+
+def test_a_full_device_is_told_in_one_line(call, monkeypatch):
+    def fail(self, prompt):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("x2sam.inference.session.Session.segment", fail)
+    outcome = call("segment", "@picture.png", "--point", "1,1", "--model", "@model")
+    assert outcome.exit_code == 1 and outcome.stderr.startswith("the device's memory is full")
+
+
+def test_a_model_without_tokenizer_is_damaged(call, place):
+    """And nothing is asked of the hub for it."""
+    Path("half").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        Path("half", name).symlink_to(place / "model" / name)
+    outcome = call("chat", "@picture.png", "hello", "--model", "half")
+    assert outcome.exit_code == 1 and "half has no tokenizer/tokenizer.json" in outcome.stderr
 
 
 # track

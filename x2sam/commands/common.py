@@ -79,6 +79,14 @@ def plain_errors() -> Iterator[None]:
     except X2SAMError as problem:
         typer.secho(str(problem), fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from problem
+    except RuntimeError as problem:
+        import torch  # late; whoever runs out of the device's memory has imported it
+
+        if not isinstance(problem, torch.OutOfMemoryError):
+            raise
+        told = "the device's memory is full; end other programs on it, take a smaller picture, or use --device cpu"
+        typer.secho(told, fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from problem
 
 
 def chosen_device(name: str) -> str:

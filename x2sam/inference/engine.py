@@ -59,8 +59,11 @@ class Engine:
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if dtype == "auto":
             dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        if not (directory / "tokenizer" / "tokenizer.json").is_file():
+            raise WeightsError(f"{directory} has no tokenizer/tokenizer.json; convert or download the model again")
         model = from_pretrained(directory, getattr(torch, dtype)).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+        # never asked of the hub: a model directory is complete or damaged
+        tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True)
         version = f"{model.config.name}-{digest_of(directory / 'model.safetensors')}"
         return cls(model, tokenizer, model.config.name, version, **settings)
 
