@@ -25,8 +25,7 @@ def train(
     result: Result = None,
 ) -> None:
     """Train a model, or continue a run that was stopped."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    log_to_stderr()
     with plain_errors():
         # Late: with PyTorch this takes seconds.
         from x2sam.training import train as training
@@ -39,6 +38,17 @@ def train(
             finished = training.train(settings, resume, own_device(device))
     write_json(result, {"directory": str(finished), "steps": settings.loop.steps, "ms": clock.ms})
     typer.echo(f"{finished}: use it with --model {finished}")
+
+
+def log_to_stderr() -> None:
+    """In colour on a terminal; one whole line a record in a file, where Rich would break them at 80 columns."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, markup=False)
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
 
 
 def check_fresh(settings: TrainConfig) -> None:
