@@ -136,3 +136,31 @@ def test_clicks_outside_and_wrong_arrays_are_refused():
         snap(image, probability[None], [Point(1, 1)])
     with pytest.raises(PromptError, match="box"):
         snap(image, probability, [], boxes=[(10, 10, 5, 50)])
+
+
+def test_a_box_bounds_the_mask():
+    image, truth = scene()
+    flat = np.full((30, 40), 0.5, np.float32)
+    mask = snap(image, flat, [], boxes=[(50, 30, 110, 90)])
+    assert iou(mask, truth) > 0.8
+    image[30:90, 110:150] = (190, 60, 50)  # the same colour goes on behind the box
+    mask = snap(image, flat, [], boxes=[(50, 30, 110, 90)])
+    assert not mask[:, 115:].any() and iou(mask, truth) > 0.7
+
+
+def test_a_box_then_a_negative_click():
+    image, _ = scene()
+    image[30:60, 50:110] = (50, 60, 180)
+    flat = np.full((30, 40), 0.5, np.float32)
+    box = [(50, 30, 110, 90)]
+    first = np.zeros((120, 160), bool)
+    first[30:90, 50:110] = True
+    mask = snap(image, flat, [Point(80, 45, False)], boxes=box, previous=first)
+    assert not mask[45, 80] and mask[60:90, 50:110].mean() > 0.6 and mask[30:55, 55:105].mean() < 0.5
+
+
+def test_large_pictures_cost_little_memory_beside_them():
+    image, truth = scene()
+    large = cv2.resize(image, (3200, 2400), interpolation=cv2.INTER_NEAREST)
+    mask = snap(large, cv2.resize(truth.astype(np.float32), (80, 60)) * 0.9, [Point(1600, 1200)])
+    assert iou(mask, cv2.resize(truth.astype(np.uint8), (3200, 2400), interpolation=cv2.INTER_NEAREST) > 0) > 0.85
