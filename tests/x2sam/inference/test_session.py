@@ -1,0 +1,417 @@
+"""A session: prompts of every kind, clicks one by one, objects, tracks and corrections, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from x2sam.errors import CancelledError, FramesError, PromptError
+from x2sam.inference.scheduler import Priority
+from x2sam.structures import Mask, Point, Prompt
+
+SIZE = (60, 80)
+PLUS, MINUS, MORE = Point(20, 20), Point(60, 40, positive=False), Point(30, 35)
+CLICK = Prompt(points=(PLUS,))
+
+
+def clip(count: int = 6, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *SIZE, 3), np.uint8)
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return clip(1, seed)[0]
+
+
+def box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+@pytest.fixture(params=["published", "sketching"])
+def engine(request, build_engine, tiny_model, sketching_model):
+    """Without the last light step, so that masks are the network's own."""
+    model = tiny_model if request.param == "published" else sketching_model
+    return build_engine(model, snap=False, generate_limit=8)
+
+
+@pytest.fixture
+def video(engine):
+    return engine.open(clip())
+
+
+def assert_equal(found: list[Mask], expected: list[Mask]) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(a.mask, b.mask) and a.score == b.score and a.phrase == b.phrase
+
+
+# prompts
+
+KINDS = {
+    "click": CLICK,
+    "clicks": Prompt(points=(PLUS, MINUS, MORE)),
+    "box": Prompt(boxes=((5, 5, 40, 50),)),
+    "stroke": Prompt(strokes=(np.array([[5.0, 5.0], [40.0, 30.0]]),)),
+    "mask": Prompt(masks=(box(4, 4, 30, 30),)),
+    "phrase": Prompt(text="the red circle"),
+    "question": Prompt(text="what can warm clothes?"),
+    "names": Prompt(categories=("cat", "dog")),
+    "things and stuff": Prompt(text="ins: cat; sem: sky"),
+    "stuff": Prompt(text="sem: sky, road"),
+    "description": Prompt(text="describe"),
+    "all like this": Prompt(task="vgdseg", points=(PLUS, MORE)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_kind_of_prompt(engine, kind, count):
+    """Masks at picture size, best first, none of them empty where words were asked; the same bytes again, also from
+    another session after other requests and other draws."""
+    prompt = KINDS[kind]
+    session = engine.open(clip(count))
+    found = session.segment(prompt)
+    for mask in found:
+        assert mask.mask.shape == SIZE and mask.mask.dtype == bool and 0 <= mask.score <= 1
+    assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
+    if kind in ("click", "clicks", "box", "stroke", "mask", "phrase", "question"):
+        assert len(found) <= 1
+    torch.rand(5)
+    other = engine.open(clip(count))
+    other.segment(Prompt(text="something else"))
+    assert_equal(session.segment(prompt), found)
+    assert_equal(other.segment(prompt), found)
+
+
+def test_every_box_is_an_object_of_its_own(engine):
+    boxes = ((5, 5, 30, 30), (40, 10, 70, 50))
+    found = engine.open(picture()).segment(Prompt(boxes=boxes))
+    alone = [engine.open(picture()).segment(Prompt(boxes=(b,)))[0] for b in boxes]
+    assert_equal(found, alone)
+    assert len({m.object_id for m in found}) == 2
+
+
+def test_the_words_decide(engine):
+    """Logits, not masks: a network with random weights may well choose the same query twice."""
+    seen = []
+    session = engine.open(picture())
+    hook = engine.model.mask_decoder.register_forward_hook(lambda _m, _a, out: seen.append(out[-1].mask_logits))
+    try:
+        session.segment(Prompt(text="the red circle"))
+        session.segment(Prompt(text="the grey square"))
+    finally:
+        hook.remove()
+    assert not torch.allclose(seen[0], seen[1], atol=1e-4)
+
+
+def test_phrases_name_the_masks(engine):
+    found = engine.open(picture()).segment(Prompt(text="sem: sky, road"))
+    assert {m.phrase for m in found} <= {"sky", "road"}
+    assert all(m.phrase == ("sky", "road")[m.category] for m in found)
+
+
+def test_chat_answers_in_words(engine):
+    session = engine.open(picture())
+    text, masks = session.chat("how many circles are there?")
+    assert isinstance(text, str) and masks == []
+    assert session.segment(Prompt(text="how many circles are there?")) == []
+    assert session.chat("how many circles are there?")[0] == text
+
+
+# click by click
+
+
+@pytest.mark.parametrize("clicks", [(PLUS, MINUS, MORE), (MINUS, PLUS, MORE), (PLUS, MORE, replace(PLUS, x=70), MINUS)])
+@pytest.mark.parametrize("boxes", [(), ((5, 5, 50, 50),)])
+def test_all_clicks_at_once_or_one_by_one(engine, clicks, boxes):
+    whole = engine.open(picture()).segment(Prompt(points=clicks, boxes=boxes))
+    session = engine.open(picture())
+    start = next(i for i, p in enumerate(clicks) if p.positive) + 1
+    for count in range(start, len(clicks) + 1):
+        step = session.segment(Prompt(points=clicks[:count], boxes=boxes, object_id="mine"))
+    assert_equal(step, whole)
+    assert step[0].object_id == "mine"
+
+
+def test_all_clicks_at_once_with_the_last_light_step(build_engine):
+    engine = build_engine(snap=True)
+    whole = engine.open(picture()).segment(Prompt(points=(PLUS, MINUS, MORE)))
+    session = engine.open(picture())
+    for count in (1, 2, 3):
+        step = session.segment(Prompt(points=(PLUS, MINUS, MORE)[:count]))
+    assert_equal(step, whole)
+    assert whole[0].mask[int(PLUS.y), int(PLUS.x)] and not whole[0].mask[int(MINUS.y), int(MINUS.x)]
+
+
+def test_a_click_on_a_known_beginning_costs_one_decoding(engine):
+    session, decoded = engine.open(picture()), []
+    session.segment(Prompt(points=(PLUS, MINUS)))
+    hook = engine.model.mask_decoder.register_forward_hook(lambda *_: decoded.append(1))
+    try:
+        session.segment(Prompt(points=(PLUS, MINUS, MORE)))
+        assert len(decoded) == 1
+        session.segment(Prompt(points=(PLUS, MINUS, MORE)))
+        assert len(decoded) == 1
+    finally:
+        hook.remove()
+
+
+def test_only_taking_away_corrects_the_mask_before(engine):
+    session = engine.open(picture())
+    found = session.segment(Prompt(points=(MINUS,), previous=box(10, 10, 75, 50), object_id="mine"))
+    assert len(found) == 1 and found[0].object_id == "mine"
+
+
+def test_objects_get_names_of_their_own(engine):
+    session = engine.open(picture())
+    found = [session.segment(CLICK)[0].object_id for _ in range(2)]
+    assert len(set(found)) == 2 and all(found)
+    assert session.segment(replace(CLICK, object_id="mine"))[0].object_id == "mine"
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        (Prompt(points=(Point(81, 5),)), "click 81, 5 is outside the picture of 80 x 60"),
+        (Prompt(points=(PLUS, Point(5, -1, False))), "click 5, -1 is outside"),
+        (Prompt(points=(Point(float("nan"), 5),)), "outside"),
+        (Prompt(points=(MINUS,)), "negative click needs something to take away from; click on the object first"),
+        (Prompt(boxes=((90, 5, 99, 9),)), "lies inside the picture"),
+        (Prompt(boxes=((1, 2, float("inf"), 4),)), "not a number"),
+        (Prompt(masks=(np.ones((60, 79), bool),)), "the mask is 79 x 60, the picture 80 x 60"),
+        (Prompt(points=(PLUS,), previous=np.ones((1, 1), bool)), "the mask is 1 x 1, the picture 80 x 60"),
+        (Prompt(masks=(np.zeros(SIZE, bool),)), "lies inside the picture"),
+        (Prompt(), "the prompt is empty; click, draw, or type"),
+        (Prompt(text="  "), "the prompt is empty"),
+        (Prompt(text="<p></p>"), "text is empty"),
+        (Prompt(categories=(" ",)), "at least one category"),
+        (Prompt(task="levitate"), "no task 'levitate'"),
+        (Prompt(task="vgdseg"), "needs a region"),
+        (Prompt(task="refseg"), "text is empty"),
+    ],
+)
+def test_prompts_that_can_not_be_answered(engine, prompt, text):
+    session = engine.open(picture())
+    with pytest.raises(PromptError, match=text.replace("'", "['\"]")):
+        session.segment(prompt)
+    assert len(session.segment(CLICK)) == 1
+
+
+@pytest.mark.parametrize("frame", [-1, 6])
+def test_frames_that_are_not_there(video, frame):
+    for ask in (
+        lambda: video.segment(CLICK, frame),
+        lambda: video.segment(Prompt(text="a cat"), frame),
+        lambda: video.chat("why?", frame),
+        lambda: video.correct(frame, "a", box(1, 1, 9, 9)),
+    ):
+        with pytest.raises(FramesError, match=f"no frame {frame}; this media has 6"):
+            ask()
+
+
+# tracks
+
+
+def frames_of(track) -> list[int]:
+    return [found.frame for found in track]
+
+
+@pytest.mark.parametrize(
+    ("direction", "start", "stop", "expected"),
+    [
+        ("forward", 0, None, [2, 3, 4, 5]),
+        ("forward", 3, 5, [3, 4]),
+        ("backward", 0, None, [2, 1, 0]),
+        ("backward", 1, 2, [1]),
+        ("both", 0, None, [2, 3, 4, 5, 1, 0]),
+        ("both", 1, 4, [2, 3, 1]),
+        ("both", 0, 99, [2, 3, 4, 5, 1, 0]),
+        ("forward", 0, 2, []),
+    ],
+)
+def test_ranges_and_directions(video, direction, start, stop, expected):
+    name = video.segment(CLICK, 2)[0].object_id
+    assert frames_of(video.track([name], start, stop, direction)) == expected
+
+
+@pytest.mark.parametrize("mode", ["fifo", "per-object", "pinned"])
+def test_tracks_meet_every_corrected_frame(video, mode):
+    """A person's masks come back as they are, on every frame, in both directions, again and again."""
+    name = video.segment(CLICK, 2)[0].object_id
+    corrections = {0: box(0, 0, 9, 9), 4: box(30, 30, 50, 50)}
+    for frame, mask in corrections.items():
+        given = mask.copy()
+        video.correct(frame, name, given)
+        given[:] = True  # what the caller does with it later is nothing to us
+    for direction in ("forward", "backward", "both", "both"):
+        for found in video.track([name], direction=direction, memory=mode):
+            if found.frame in corrections:
+                assert np.array_equal(found.masks[0].mask, corrections[found.frame])
+                assert found.masks[0].score == 1.0
+
+
+def test_a_corrected_frame_is_not_overwritten_by_a_prompt(video):
+    video.segment(replace(CLICK, object_id="mine"), 2)
+    video.correct(2, "mine", box(1, 1, 7, 7))
+    video.segment(Prompt(points=(PLUS, MORE), object_id="mine"), 2)
+    found = next(iter(video.track(["mine"])))
+    assert found.frame == 2 and np.array_equal(found.masks[0].mask, box(1, 1, 7, 7))
+    video.correct(2, "mine", box(3, 3, 20, 20))  # the person may change their mind
+    assert np.array_equal(next(iter(video.track(["mine"]))).masks[0].mask, box(3, 3, 20, 20))
+
+
+def test_the_proposed_mask_is_where_a_track_starts(video):
+    proposed = video.segment(CLICK, 3)[0]
+    found = next(iter(video.track([proposed.object_id], direction="backward")))
+    assert found.frame == 3 and np.array_equal(found.masks[0].mask, proposed.mask)
+    assert found.masks[0].score == proposed.score
+
+
+def test_a_backward_track_starts_from_the_last_known_frame(video):
+    name = video.segment(CLICK, 1)[0].object_id
+    video.correct(4, name, box(1, 1, 20, 20))
+    assert frames_of(video.track([name], direction="backward")) == [4, 3, 2, 1, 0]
+    assert frames_of(video.track([name], direction="forward")) == [1, 2, 3, 4, 5]
+
+
+def test_an_object_may_be_known_by_a_persons_mask_only(video):
+    video.correct(1, "drawn", box(5, 5, 40, 40))
+    found = {f.frame: f.masks[0] for f in video.track(["drawn"], direction="both")}
+    assert sorted(found) == [0, 1, 2, 3, 4, 5]
+    assert np.array_equal(found[1].mask, box(5, 5, 40, 40)) and found[1].object_id == "drawn"
+
+
+def test_an_empty_mask_says_that_a_known_object_is_gone(video):
+    name = video.segment(CLICK, 0)[0].object_id
+    video.correct(2, name, np.zeros(SIZE, bool))
+    found = {f.frame: f.masks[0].area for f in video.track([name])}
+    assert found[2] == 0 and len(found) == 6
+
+
+def test_several_objects_walk_together(video):
+    first = video.segment(CLICK, 0)[0].object_id
+    second = video.segment(Prompt(points=(MORE,)), 3)[0].object_id
+    found = {f.frame: [m.object_id for m in f.masks] for f in video.track([first, second])}
+    assert found == {f: [first] if f < 3 else [first, second] for f in range(6)}
+
+
+def test_tracks_are_repeatable(video):
+    name = video.segment(CLICK, 2)[0].object_id
+    first, second = (list(video.track([name], direction="both")) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert a.frame == b.frame
+        assert_equal(a.masks, b.masks)
+
+
+def test_pages_of_different_sizes(engine):
+    """Pages of one task need not be of one size; each answer has the size of its own page."""
+    pages = [picture(0), np.ascontiguousarray(picture(1)[:50, :70]), picture(2)]
+    session = engine.open(pages)
+    name = session.segment(CLICK, 0)[0].object_id
+    assert [f.masks[0].mask.shape for f in session.track([name])] == [SIZE, (50, 70), SIZE]
+
+
+def test_tracks_that_can_not_be_walked(video):
+    with pytest.raises(PromptError, match="no object was named"):
+        list(video.track([]))
+    with pytest.raises(PromptError, match="nothing to track: ghost"):
+        list(video.track(["ghost"]))
+    name = video.segment(CLICK)[0].object_id
+    with pytest.raises(PromptError, match="forward, backward or both"):
+        list(video.track([name], direction="sideways"))
+    with pytest.raises(ValueError, match="no memory mode"):
+        list(video.track([name], memory="everything"))
+
+
+def test_corrections_that_can_not_be_used(video):
+    with pytest.raises(PromptError, match="draw it on this frame"):
+        video.correct(0, "a", np.ones((3, 3), bool))
+    with pytest.raises(PromptError, match="unknown and its mask is empty"):
+        video.correct(0, "a", np.zeros(SIZE, bool))
+
+
+# several at once
+
+
+def wait_until_something_waits(session) -> None:
+    until = time.monotonic() + 10
+    while not session.engine.scheduler.waiting:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_a_click_gets_in_between_two_frames_of_a_track(video, monkeypatch):
+    name = video.segment(CLICK, 0)[0].object_id
+    log, reached, queued = [], threading.Event(), threading.Event()
+    later, answer = video.looking.later_features, video.rounds.answer
+
+    def frame_features(frame):
+        log.append(frame)
+        if frame == 2:  # on the device's thread: hold it until the click waits
+            reached.set()
+            assert queued.wait(10)
+        return later(frame)
+
+    monkeypatch.setattr(video.looking, "later_features", frame_features)
+    monkeypatch.setattr(video.rounds, "answer", lambda *args: log.append("click") or answer(*args))
+    with ThreadPoolExecutor(2) as pool:
+        track = pool.submit(frames_of, video.track([name]))
+        assert reached.wait(10)
+        click = pool.submit(video.segment, Prompt(points=(MORE,)), 0)
+        wait_until_something_waits(video)
+        queued.set()
+        assert track.result(30) == [0, 1, 2, 3, 4, 5] and len(click.result(30)) == 1
+    assert log == [1, 2, "click", 3, 4, 5]
+
+
+def test_a_newer_click_replaces_a_waiting_one(video):
+    held, go = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(video.engine.run, lambda: (held.set(), go.wait(10)))
+        assert held.wait(10)
+        older = pool.submit(video.segment, CLICK, 0, None, "ann")
+        wait_until_something_waits(video)
+        newer = pool.submit(video.segment, Prompt(points=(MORE,)), 0, None, "ann")
+        with pytest.raises(CancelledError):
+            older.result(10)
+        go.set()
+        assert len(newer.result(30)) == 1
+
+
+def test_sessions_may_be_asked_from_many_threads(engine):
+    prompts = [Prompt(points=(Point(10 + 5 * i, 10 + 4 * i),), object_id=f"o{i}") for i in range(8)]
+    expected = [engine.open(picture()).segment(p) for p in prompts]
+    session = engine.open(picture())
+    with ThreadPoolExecutor(8) as pool:
+        for found, alone in zip(pool.map(session.segment, prompts), expected, strict=True):
+            assert_equal(found, alone)
+
+
+def test_priorities_reach_the_scheduler(video, monkeypatch):
+    seen, run = [], video.engine.scheduler.run
+    monkeypatch.setattr(video.engine.scheduler, "run", lambda job, how, *rest: seen.append(how) or run(job, how, *rest))
+    name = video.segment(CLICK)[0].object_id
+    video.segment(Prompt(text="a cat"))
+    video.segment(Prompt(points=(MORE,)), priority=Priority.BATCH)
+    next(iter(video.track([name])))
+    assert seen == [Priority.CLICK, Priority.TEXT, Priority.BATCH, Priority.TRACK]
+
+
+def test_a_closed_session_has_forgotten_everything(video):
+    name = video.segment(CLICK)[0].object_id
+    assert len(video.engine.cache) > 0
+    video.close()
+    assert len(video.engine.cache) == 0 and video.engine.cache.used == 0
+    with pytest.raises(PromptError, match="nothing to track"):
+        list(video.track([name]))
+    assert len(video.segment(CLICK)) == 1
