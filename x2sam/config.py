@@ -144,7 +144,7 @@ class X2SAMConfig:
     lora: LoraSettings = LoraSettings()
     # frames of a clip that the language model sees at most
     language_frames: int = 16
-    preprocess: PreprocessConfig = PreprocessConfig()
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
     @property
     def width(self) -> int:

@@ -17,7 +17,7 @@ from x2sam.model.mask_decoder import Condition, LevelPrediction
 from x2sam.model.vision_language import VisualRows
 from x2sam.model.x2sam import X2SAM, FrameFeatures
 from x2sam.training.episodes import Episode, Row
-from x2sam.training.losses import LossConfig, language_model_loss, segmentation_losses, single_target_losses
+from x2sam.training.losses import LossConfig, segmentation_losses, single_target_losses
 from x2sam.training.matching import IGNORE_LABEL, Target
 
 

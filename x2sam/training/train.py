@@ -3,7 +3,7 @@
     [model]     preset = "nano" | "tiny" | ..., vocabulary (size of the byte-level tokenizer trained here)
     [data]      seed, root (label maps, optional), real_fraction, batch, clip_every, clip_batch, frames
     [episode]   see EpisodeConfig;  [step] see StepConfig;  [optim] see OptimConfig
-    [loop]      steps, minutes (optional: stop and finish the schedule early), save_minutes, autocast, directory
+    [loop]      see LoopConfig
 
 A step depends on the seed and its number only, so a resumed run sees the data that the dead one would have seen.
 """
@@ -45,6 +45,9 @@ from x2sam.training.steps import Batch, StepConfig, collate, training_losses
 
 log = logging.getLogger(__name__)
 
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+LOGGED = ("first/loss_mask", "first/loss_dice", "first/loss_cls", "words/loss_mask", "words/loss_cls", "language")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -77,9 +80,9 @@ class TrainConfig:
     preset: str = "nano"
     vocabulary: int = 1024
     data: DataConfig = DataConfig()
-    episode: EpisodeConfig = EpisodeConfig()
-    step: StepConfig = StepConfig()
-    optim: OptimConfig = OptimConfig()
+    episode: EpisodeConfig = field(default_factory=EpisodeConfig)
+    step: StepConfig = field(default_factory=StepConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -206,7 +209,8 @@ def train(config: TrainConfig, resume: bool = False, device: str = "cpu") -> Pat
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "train.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     batches = Batches(builder, config.data, model.config.preprocess.mask_size, step, ranks)
-    loader = DataLoader(batches, batch_size=None, num_workers=config.data.workers, prefetch_factor=4)
+    ahead = 4 if config.data.workers else None
+    loader = DataLoader(batches, batch_size=None, num_workers=config.data.workers, prefetch_factor=ahead)
     history = History(directory / "log.jsonl", config.loop.log_every)
     saved = time.monotonic()
     for number, batch in loader:
@@ -241,19 +245,17 @@ def train_step(
     kind = device.split(":")[0]
     autocast = torch.autocast(kind, torch.bfloat16) if config.loop.autocast else contextlib.nullcontext()
     # on a CPU the plain kernel's backward pass is faster than the fused one's for the small maps of nano
-    kernel = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else contextlib.nullcontext()
-    with autocast, kernel:
-        losses, numbers = training_losses(model, batch, config.step, rng)
-        loss = total_loss(losses, batch.names)
+    kernels = [SDPBackend.MATH] if kind == "cpu" else FUSED
     optimizer.zero_grad(set_to_none=True)
-    with kernel if kind != "cpu" else sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(kernels):
+        with autocast:
+            losses, numbers = training_losses(model, batch, config.step, rng)
+            loss = total_loss(losses, batch.names)
         loss.backward()
     ranks.share_gradients(model)
     numbers["gradient"] = float(clip_gradients(model.parameters(), config.optim))
     optimizer.step()
-    for key in ("first/loss_mask", "first/loss_dice", "first/loss_cls", "words/loss_mask", "words/loss_cls", "language"):
-        if key in losses:
-            numbers[key] = float(losses[key].detach())
+    numbers |= {key: float(losses[key].detach()) for key in LOGGED if key in losses}
     return numbers | {"loss": float(loss.detach())}
 
 
@@ -273,7 +275,8 @@ class History:
             return
         pace = (time.monotonic() - self.began) / self.count
         means = {k: round(float(np.mean(v)), 5) for k, v in self.sums.items()}
-        means |= {"step": number + 1, "seconds_per_step": round(pace, 3), "minutes_left": round((total - number) * pace / 60, 1)}
+        left = (total - number - 1) * pace / 60
+        means |= {"step": number + 1, "seconds_per_step": round(pace, 3), "minutes_left": round(left, 1)}
         with self.path.open("a") as out:
             out.write(json.dumps(means) + "\n")
         log.info("%s", json.dumps(means))
