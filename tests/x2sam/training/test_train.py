@@ -1,4 +1,4 @@
-"""The training loop on generated data with the tiny preset: it learns, resumes exactly, and names what it can't read."""
+"""The training loop on generated data with the tiny preset: it learns, resumes exactly, names what it can't read."""
 
 from __future__ import annotations
 
