@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from x2sam.data.tasks import find_task
 from x2sam.errors import CancelledError, FramesError, PromptError
 from x2sam.inference.scheduler import Priority
 from x2sam.structures import Mask, Point, Prompt
@@ -96,6 +97,33 @@ def test_every_box_is_an_object_of_its_own(engine):
     alone = [engine.open(picture()).segment(Prompt(boxes=(b,)))[0] for b in boxes]
     assert_equal(found, alone)
     assert len({m.object_id for m in found}) == 2
+
+
+@pytest.mark.parametrize("prompt", [CLICK, Prompt(text="the red circle")])
+def test_every_frame_has_an_answer_of_its_own(engine, prompt):
+    """What was computed for one frame is never taken for another."""
+    session, seen = engine.open(clip()), []
+    hook = engine.model.mask_decoder.register_forward_hook(lambda _m, _a, out: seen.append(out[-1].mask_logits))
+    try:
+        found = [session.segment(prompt, frame) for frame in (0, 3, 0)]
+        alone = engine.open(clip()).segment(prompt, 3)
+    finally:
+        hook.remove()
+    assert_equal(found[1], alone)
+    assert_equal(found[2], found[0])
+    assert torch.equal(seen[1], seen[-1]) and not torch.allclose(seen[0], seen[1], atol=1e-4)
+
+
+def test_what_the_language_model_sees_of_a_clip(engine):
+    """The prompted frame first, then others evenly spread, no more than it can take."""
+    looking = engine.open(clip(40)).looking
+    task, most = find_task("objseg", "video"), engine.model.config.language_frames
+    for frame in (0, 17, 39):
+        shown = looking.shown(task, frame)
+        assert shown[0] == frame and shown[1:] == sorted(set(shown) - {frame}) and len(shown) == most
+        assert max(np.diff(sorted(shown))) <= 4
+    assert sorted(engine.open(clip(3)).looking.shown(task, 1)) == [0, 1, 2]
+    assert looking.shown(find_task("intseg", "image"), 17) == [17]
 
 
 def test_the_words_decide(engine):
