@@ -32,10 +32,12 @@ def sample_regions(
 ) -> Tensor:
     """Tokens of ``masks`` (N, H, W) read from one picture's ``region_map`` (h, w, D): (N, points / pooling, D).
 
+    Masks may lie on another device than the map: points are drawn on the CPU, so that a seed means the same anywhere.
+
     The reference draws one more number per region to choose among candidates of equal label; it is drawn here too
     (and ignored, there is one candidate), so that the generator stands where the reference's does.
     """
-    points = torch.stack([sample_points(mask, config.points, generator) for mask in masks])
+    points = torch.stack([sample_points(mask, config.points, generator) for mask in masks]).to(region_map.device)
     for _ in range(len(masks)):
         torch.randint(0, 1, (1,), generator=generator)
     grid = 2 * points.flip(-1) - 1
