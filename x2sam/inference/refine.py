@@ -24,6 +24,8 @@ from x2sam.inference.refine_weights import SnapWeights, embedded_weights
 from x2sam.structures import Point
 
 GRID_SIDE = 104  # cells along the long side of the part that is looked at
+_PIXELS_PER_CELL = 6  # along a side, that are read at most
+_COARSE_SIDE = 1500  # finding the extent of a larger mask, rows and columns are skipped
 _MARGIN = 0.25  # around that part, of its own size
 _LEAST_MARGIN = 0.08  # the same, of the long side of the picture
 _SURE_PART = 1.0  # log-odds from which a part without a click stays
@@ -46,7 +48,7 @@ def snap(
     points:      all clicks in the order they were made; of two on the same pixel the later one holds
     boxes:       the object lies within one of them, ``(x0, y0, x1, y1)`` in pixels
     previous:    bool (H, W), the mask that the last click corrects, or None
-    weights:     of the evidence; by default those that come with the package
+    weights:     of the evidence; by default those for weak networks, see :func:`embedded_weights` for others
 
     Returns bool (H, W). Raises :class:`PromptError` for arrays that do not fit, for clicks outside the picture and
     for empty boxes.
@@ -76,11 +78,13 @@ def prepare(
     """The request on its grid; arguments as for :func:`snap`."""
     grid = choose_grid(image.shape[:2], probability, points, boxes, previous)
     size = (grid.width, grid.height)
-    here = np.s_[grid.y0 : grid.y1, grid.x0 : grid.x1]
-    small = cv2.resize(image[here], size, interpolation=cv2.INTER_AREA)
+    # Of very large pictures some pixels of each cell are enough, and much faster to read than all.
+    step = max(1, int((grid.x1 - grid.x0) / grid.width / _PIXELS_PER_CELL))
+    here = np.s_[grid.y0 : grid.y1 : step, grid.x0 : grid.x1 : step]
+    small = cv2.resize(np.ascontiguousarray(image[here]), size, interpolation=cv2.INTER_AREA)
     before = None
     if previous is not None:
-        part = previous[here].view(np.uint8) * np.uint8(255)
+        part = previous[here].astype(np.uint8) * np.uint8(255)
         before = cv2.resize(part, size, interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(127.5) - 1
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
     return Scene(grid, lab, log_odds(_sample(probability, grid)), tuple(points), tuple(boxes), before)
@@ -106,9 +110,11 @@ def choose_grid(
     for mask in (probability > 0.5, previous):
         if mask is None:
             continue
-        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        step = 1 + max(mask.shape) // _COARSE_SIDE
+        coarse = mask[::step, ::step]
+        rows, cols = np.flatnonzero(coarse.any(1)), np.flatnonzero(coarse.any(0))
         if len(rows):
-            sy, sx = height / mask.shape[0], width / mask.shape[1]
+            sy, sx = height / mask.shape[0] * step, width / mask.shape[1] * step
             extents.append((cols[0] * sx, rows[0] * sy, (cols[-1] + 1) * sx, (rows[-1] + 1) * sy))
     if not extents:
         extents.append((0, 0, width, height))

@@ -1,8 +1,9 @@
 """Fits the weights of the snap step on pictures with outlines: ``python -m x2sam.inference.refine_fit --data DIR``.
 
-The click protocol is played on simulated networks of several qualities (:mod:`x2sam.inference.refine_simulation`),
-the snap step answering with the weights so far, and the weights are fitted to what it met: a soft IoU per answer plus
-cross-entropy, by gradient descent. Twice, because better answers lead to other clicks.
+The click protocol is played on a network (``--model``) or on simulated ones of several qualities
+(:mod:`x2sam.inference.refine_simulation`), the snap step answering with the weights so far, and the weights are
+fitted to what it met: a soft IoU per answer plus cross-entropy, by gradient descent. Twice, because better answers
+lead to other clicks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -21,17 +23,25 @@ from torch.nn import functional as F
 from x2sam.data.clicks import next_click
 from x2sam.data.masks import mask_bbox
 from x2sam.data.readers.labelmaps import DAILY_LIFE, LabelMapDataset
+from x2sam.data.tasks import task_of
 from x2sam.evaluation.dataset import object_mask
 from x2sam.inference.refine import prepare, snap
 from x2sam.inference.refine_simulation import GOOD, MEDIUM, WEAK, SimulatedNetwork
-from x2sam.inference.refine_terms import Scene, fine_terms, rough_terms
-from x2sam.inference.refine_weights import FILE, REGIMES, STAGES, SnapWeights
-from x2sam.structures import Point
+from x2sam.inference.refine_terms import Box, Scene, fine_terms, rough_terms
+from x2sam.inference.refine_weights import FILES, REGIMES, STAGES, SnapWeights
+from x2sam.structures import Point, Prompt
 
-KINDS = (None, WEAK, None, MEDIUM, WEAK, None, WEAK, MEDIUM, WEAK, GOOD)
+if TYPE_CHECKING:
+    from x2sam.inference.engine import Engine
+    from x2sam.inference.object_rounds import Round
+
+KINDS = {
+    "weak": (None, WEAK, None, MEDIUM, WEAK, None, WEAK, MEDIUM, WEAK, GOOD),
+    "strong": (GOOD, GOOD, MEDIUM, GOOD, GOOD),
+}
 CELLS_PER_ANSWER = 500
 PER_SOURCE = 14
-EVERYDAY = 100
+EVERYDAY = 60
 CROSS_ENTROPY, DECAY = 0.3, 3e-4
 
 
@@ -78,11 +88,32 @@ def objects_of(
                 yield picture, *object_mask(labels, [large[k].id])
 
 
+class Network(Protocol):
+    """Anything that answers all clicks so far, after a box or not, with float (h, w) in 0..1; ``mask`` is the last."""
+
+    def __call__(self, points: Sequence[Point], boxes: Sequence[Box], mask: np.ndarray | None) -> np.ndarray: ...
+
+
+class EngineNetwork:
+    """A real network: what an engine answers before the snap step. One object of one picture, click after click."""
+
+    def __init__(self, engine: Engine, image: np.ndarray):
+        self.engine, self.session = engine, engine.open(image)
+        self.last: Round | None = None
+
+    def __call__(self, points: Sequence[Point], boxes: Sequence[Box], mask: np.ndarray | None) -> np.ndarray:
+        prompt = Prompt(points=tuple(points), boxes=tuple(boxes))
+        task = task_of(prompt, self.session.modality)
+        answer = self.session.rounds.answer
+        self.last = self.engine.run(lambda: answer(prompt, self.last, mask, 0, task))
+        return self.last.probability
+
+
 def play(
     picture: np.ndarray,
     truth: np.ndarray,
     ignore: np.ndarray,
-    network: SimulatedNetwork,
+    network: Network,
     answer: Callable[..., np.ndarray],
     boxed: bool,
     rng: np.random.Generator,
@@ -98,7 +129,7 @@ def play(
             if click is None:
                 return
             points.append(click)
-        probability = network(points, boxed)
+        probability = network(points, boxes, mask)
         before = None if rng.random() < 0.1 else mask
         yield _met(prepare(picture, probability, points, boxes, before), truth, ignore)
         mask = answer(picture, probability, points, boxes, mask)
@@ -178,29 +209,52 @@ def plain_weights() -> SnapWeights:
     return SnapWeights(table)
 
 
+def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np.random.Generator) -> list[Met]:
+    """One round over the pictures, answered with ``weights``."""
+
+    def answer(*request: object) -> np.ndarray:
+        return snap(*request, weights=weights)
+
+    engine = None
+    if options.model:
+        from x2sam.inference.engine import Engine
+
+        engine = Engine.load(options.model)
+    kinds = KINDS[options.networks]
+    met: list[Met] = []
+    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, options.skip)):
+        simulated = SimulatedNetwork(picture, truth, kinds[(k + turn) % len(kinds)], rng)
+        network: Network = simulated
+        if engine is not None and rng.random() >= options.simulated:
+            network = EngineNetwork(engine, picture)
+        met.extend(play(picture, truth, ignore, network, answer, k % 4 == 3, rng))
+        if network is not simulated:
+            network.session.close()
+    if engine is not None:
+        engine.close()
+    return met
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory with train.json")
-    parser.add_argument("--out", type=Path, default=FILE)
+    parser.add_argument("--networks", choices=list(KINDS), default="weak", help="which networks the weights are for")
+    parser.add_argument("--model", help="play on this model too: nano, or a directory")
+    parser.add_argument("--simulated", type=float, default=0.3, help="share of simulated networks beside --model")
+    parser.add_argument("--out", type=Path, help="by default the weights of the package")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", type=int, default=0, help="leave every n-th picture out, to measure on")
     options = parser.parse_args(arguments)
+    target = options.out or FILES[options.networks]
     rng = np.random.default_rng(options.seed)
     weights = plain_weights()
     for turn in range(options.rounds):
-        met: list[Met] = []
-        for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, options.skip)):
-            network = SimulatedNetwork(picture, truth, KINDS[(k + turn) % len(KINDS)], rng)
-
-            def answer(*request: object, current: SnapWeights = weights) -> np.ndarray:
-                return snap(*request, weights=current)
-
-            met.extend(play(picture, truth, ignore, network, answer, k % 4 == 3, rng))
+        met = gather(options, turn, weights, rng)
         weights = fit(met, options.steps, rng)
-        weights.save(options.out)
-        print(f"round {turn + 1} of {options.rounds}: {len(met)} answers, weights in {options.out}")
+        weights.save(target)
+        print(f"round {turn + 1} of {options.rounds}: {len(met)} answers, weights in {target}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from x2sam.data.masks import mask_bbox
+from x2sam.inference.refine_terms import Box
 from x2sam.structures import Point
 
 CELLS = 80  # along the long side: a quarter of a small network's input
@@ -39,8 +39,8 @@ class Quality:
     learns: float
 
 
-WEAK = Quality(0.22, 0.22, 1.5, 4.2, 1.5, 1.3, 1.0, 2.0)
-MEDIUM = Quality(0.14, 0.12, 1.0, 6.0, 1.0, 0.9, 0.8, 3.0)
+WEAK = Quality(0.22, 0.22, 1.5, 4.2, 1.5, 1.3, 1.0, 1.0)
+MEDIUM = Quality(0.14, 0.12, 1.0, 6.0, 1.0, 0.9, 0.8, 2.0)
 GOOD = Quality(0.05, 0.04, 0.4, 9.6, 0.5, 0.5, 0.4, 4.0)
 
 
@@ -56,22 +56,25 @@ class SimulatedNetwork:
         self.cells = CELLS / max(height, width)
         self.size = (max(1, round(width * self.cells)), max(1, round(height * self.cells)))
         self.truth = cv2.resize(truth.astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
-        self.box = tuple(v * self.cells for v in mask_bbox(truth))
         self.base = self._uninformed() if quality is None else self._informed(image)
         self.base = self.base + rng.normal(0, 0.3)
 
-    def __call__(self, points: Sequence[Point], boxed: bool = False) -> np.ndarray:
-        """float32 (h, w), 0..1, for all clicks so far; ``boxed`` when the object's box was given first."""
+    def __call__(
+        self, points: Sequence[Point], boxes: Sequence[Box] = (), mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float32 (h, w), 0..1, for all clicks so far; ``boxes`` holds the object's box when that was given first.
+
+        The mask so far tells this network nothing.
+        """
         score = self.base + 0.3 * self._cloud(0.06)
-        if boxed:
-            x0, y0, x1, y1 = self.box
+        for x0, y0, x1, y1 in np.multiply(boxes, self.cells).reshape(-1, 4):
             x, y = self._axes()
             ellipse = 1 - ((2 * x - x0 - x1) / max(x1 - x0, 1)) ** 2 - ((2 * y - y0 - y1) / max(y1 - y0, 1)) ** 2
             score = score + 2.0 * np.clip(ellipse, -2, 1)
         for k, point in enumerate(points):
             near = self._bump(point, self.radius)
             score = score + self.strength * (near if point.positive else -near)
-            if self.quality is not None and (k or boxed):
+            if self.quality is not None and (k or boxes):
                 score = score + self.quality.learns * near * (self.truth - 0.5)
         return (1 / (1 + np.exp(-score))).astype(np.float32)
 
@@ -82,10 +85,12 @@ class SimulatedNetwork:
         if rng.random() < 0.3:
             elsewhere = Point(rng.random() * self.size[0] / self.cells, rng.random() * self.size[1] / self.cells)
             base = base + 4 * self._bump(elsewhere, rng.uniform(0.08, 0.3) * CELLS)
-        return base
+        gain = self._gain(3.0)
+        self.strength *= gain
+        return base * gain
 
     def _informed(self, image: np.ndarray) -> np.ndarray:
-        q, rng = self.quality, self.rng
+        q = self.quality
         self.radius, self.strength = 0.09 * CELLS, q.pull
         extent = float(np.sqrt(self.truth.sum() + 1))
         bend = [q.warp * extent * self._cloud((0.5 * extent + 2) / CELLS) for _ in range(2)]
@@ -93,7 +98,11 @@ class SimulatedNetwork:
         seen = cv2.remap(self.truth, x + bend[0], y + bend[1], cv2.INTER_LINEAR)
         seen = cv2.GaussianBlur(seen, (0, 0), q.blur * extent + q.soft)
         score = q.gain * (seen - 0.45) + q.leak * self._regions(image) + q.noise * self._cloud(0.06)
-        return score * rng.uniform(0.6, 1.8)
+        return score * self._gain(8.0)
+
+    def _gain(self, most: float) -> float:
+        """Networks trained for overlap are often far surer than they are right."""
+        return float(np.exp(self.rng.uniform(np.log(0.6), np.log(most))))
 
     def _axes(self) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(self.size[0]) + 0.5, np.arange(self.size[1])[:, None] + 0.5

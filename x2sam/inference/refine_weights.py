@@ -1,6 +1,7 @@
 """How much each piece of evidence counts when a mask is made to obey its clicks (used by the snap step).
 
-The weights are read from ``x2sam/data/snap.json``, which :mod:`x2sam.inference.refine_fit` writes.
+There are two sets, which :mod:`x2sam.inference.refine_fit` writes: "weak" for small networks that often see little
+more than the place of an object, "strong" for networks whose masks need their edges and clicks corrected only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from x2sam.errors import WeightsError
 from x2sam.inference.refine_terms import FINE_TERMS, ROUGH_TERMS, SHARED_TERMS
 
-FILE = Path(__file__).parent.parent / "data" / "snap.json"
+_DATA = Path(__file__).parent.parent / "data"
+FILES = {"weak": _DATA / "snap.json", "strong": _DATA / "snap_strong.json"}
 REGIMES = ("first", "later", "later_unknown", "box")
 GATES = ("always", "unsure", "sharp")
 STAGES: Mapping[str, Sequence[str]] = {
@@ -91,6 +93,6 @@ def read_weights(path: Path) -> SnapWeights:
 
 
 @cache
-def embedded_weights() -> SnapWeights:
-    """The weights that come with the package."""
-    return read_weights(FILE)
+def embedded_weights(networks: str = "weak") -> SnapWeights:
+    """The weights that come with the package, for "weak" or "strong" networks."""
+    return read_weights(FILES[networks])

@@ -90,8 +90,9 @@ def test_fitted_weights_beat_the_network_alone(data, tmp_path, monkeypatch, caps
     assert np.mean(better) > np.mean(worse) + 0.1
 
 
-def test_weights_survive_saving(tmp_path):
-    weights = embedded_weights()
+@pytest.mark.parametrize("networks", ["weak", "strong"])
+def test_weights_survive_saving(tmp_path, networks):
+    weights = embedded_weights(networks)
     weights.save(tmp_path / "again.json")
     again = read_weights(tmp_path / "again.json")
     for stage, names in STAGES.items():
