@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +9,7 @@ import pytest
 import torch
 
 from x2sam.data.tasks import find_task
-from x2sam.errors import CancelledError, FramesError, PromptError
-from x2sam.inference.scheduler import Priority
+from x2sam.errors import FramesError, PromptError
 from x2sam.structures import Mask, Point, Prompt
 
 SIZE = (60, 80)
@@ -366,73 +362,6 @@ def test_corrections_that_can_not_be_used(video):
         video.correct(0, "a", np.ones((3, 3), bool))
     with pytest.raises(PromptError, match="unknown and its mask is empty"):
         video.correct(0, "a", np.zeros(SIZE, bool))
-
-
-# several at once
-
-
-def wait_until_something_waits(session) -> None:
-    until = time.monotonic() + 10
-    while not session.engine.scheduler.waiting:
-        assert time.monotonic() < until
-        time.sleep(0.001)
-
-
-def test_a_click_gets_in_between_two_frames_of_a_track(video, monkeypatch):
-    name = video.segment(CLICK, 0)[0].object_id
-    log, reached, queued = [], threading.Event(), threading.Event()
-    later, answer = video.looking.later_features, video.rounds.answer
-
-    def frame_features(frame):
-        log.append(frame)
-        if frame == 2:  # on the device's thread: hold it until the click waits
-            reached.set()
-            assert queued.wait(10)
-        return later(frame)
-
-    monkeypatch.setattr(video.looking, "later_features", frame_features)
-    monkeypatch.setattr(video.rounds, "answer", lambda *args: log.append("click") or answer(*args))
-    with ThreadPoolExecutor(2) as pool:
-        track = pool.submit(frames_of, video.track([name]))
-        assert reached.wait(10)
-        click = pool.submit(video.segment, Prompt(points=(MORE,)), 0)
-        wait_until_something_waits(video)
-        queued.set()
-        assert track.result(30) == [0, 1, 2, 3, 4, 5] and len(click.result(30)) == 1
-    assert log == [1, 2, "click", 3, 4, 5]
-
-
-def test_a_newer_click_replaces_a_waiting_one(video):
-    held, go = threading.Event(), threading.Event()
-    with ThreadPoolExecutor(3) as pool:
-        pool.submit(video.engine.run, lambda: (held.set(), go.wait(10)))
-        assert held.wait(10)
-        older = pool.submit(video.segment, CLICK, 0, None, "ann")
-        wait_until_something_waits(video)
-        newer = pool.submit(video.segment, Prompt(points=(MORE,)), 0, None, "ann")
-        with pytest.raises(CancelledError):
-            older.result(10)
-        go.set()
-        assert len(newer.result(30)) == 1
-
-
-def test_sessions_may_be_asked_from_many_threads(engine):
-    prompts = [Prompt(points=(Point(10 + 5 * i, 10 + 4 * i),), object_id=f"o{i}") for i in range(8)]
-    expected = [engine.open(picture()).segment(p) for p in prompts]
-    session = engine.open(picture())
-    with ThreadPoolExecutor(8) as pool:
-        for found, alone in zip(pool.map(session.segment, prompts), expected, strict=True):
-            assert_equal(found, alone)
-
-
-def test_priorities_reach_the_scheduler(video, monkeypatch):
-    seen, run = [], video.engine.scheduler.run
-    monkeypatch.setattr(video.engine.scheduler, "run", lambda job, how, *rest: seen.append(how) or run(job, how, *rest))
-    name = video.segment(CLICK)[0].object_id
-    video.segment(Prompt(text="a cat"))
-    video.segment(Prompt(points=(MORE,)), priority=Priority.BATCH)
-    next(iter(video.track([name])))
-    assert seen == [Priority.CLICK, Priority.TEXT, Priority.BATCH, Priority.TRACK]
 
 
 def test_a_closed_session_has_forgotten_everything(video):
