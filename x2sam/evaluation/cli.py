@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,8 @@ def video(
     data: Data,
     model: Model = "auto",
     prompt: Annotated[str, typer.Option(help="On the first frame: " + ", ".join(VIDEO_PROMPTS) + ".")] = "mask",
+    corrections: Annotated[int, typer.Option(min=0, help="Then correct each object's worst frame so often.")] = 0,
+    memory: Annotated[str | None, typer.Option(help="How objects are remembered; by default the engine's way.")] = None,
     limit: Limit = None,
     no_snap: NoSnap = False,
     result: Result = None,
@@ -59,9 +61,9 @@ def video(
     """J and F of objects that are followed through clips, with speed and memory."""
 
     def measure(engine: Any) -> dict:
-        return evaluate_video(engine, data, prompt, limit, _show).summary()
+        return evaluate_video(engine, data, prompt, corrections, limit, _show).summary()
 
-    _run(model, no_snap, result, measure)
+    _run(model, no_snap, result, measure, **({} if memory is None else {"memory": memory}))
 
 
 @app.command()
@@ -76,14 +78,14 @@ def referring(
     _run(model, no_snap, result, measure)
 
 
-def _run(model: str, no_snap: bool, result: Path | None, measure: Any) -> None:
+def _run(model: str, no_snap: bool, result: Path | None, measure: Callable[[Any], dict], **settings: str) -> None:
     """Load, measure, show and write; a problem that names its cure ends the command with that sentence."""
     console = Console()
     # Torch takes seconds to import: --help and wrong arguments should not wait for it.
     from x2sam.inference.engine import Engine
 
     try:
-        engine = Engine.load(model, snap=not no_snap)
+        engine = Engine.load(model, snap=not no_snap, **settings)
         try:
             summary = measure(engine)
         finally:

@@ -12,10 +12,10 @@ from x2sam.data.readers.labelmaps import LabelMapDataset
 from x2sam.data.video import VideoReader
 from x2sam.errors import FramesError
 from x2sam.evaluation.contract import Opener
-from x2sam.evaluation.dataset import Expression, Progress, object_mask, read_clips, read_expressions, silent
+from x2sam.evaluation.dataset import Clip, Expression, Progress, object_mask, read_clips, read_expressions, silent
 from x2sam.evaluation.metrics.boundary import mean_jf
 from x2sam.evaluation.metrics.iou import IouTotals
-from x2sam.evaluation.video import score_track
+from x2sam.evaluation.video import score_frames
 from x2sam.structures import Mask, Prompt
 
 OBJECT = "referred"
@@ -60,15 +60,24 @@ def evaluate_referring(
             raise FramesError(f"{root / 'videos.json'} has no ground truth for {expression.video}")
         clip = clips[expression.video]
         with VideoReader(clip.video) as video:
-            session = engine.open(video, key=None)
-            try:
-                session.segment(Prompt(text=expression.text, object_id=OBJECT), frame=0)
-                # The first frame is the model's own answer too, so it counts where DAVIS counts it.
-                found, _, _ = score_track(session, clip, {OBJECT: expression.object_ids}, 0, len(video), after=-1)
-            finally:
-                session.close()
-        scores.videos.append(mean_jf(found)["JF"])
+            scores.videos.append(_clip(engine, video, clip, expression))
     return scores
+
+
+def _clip(engine: Opener, video: VideoReader, clip: Clip, expression: Expression) -> float:
+    """JF of what a phrase finds on the first frame, followed to the end."""
+    session = engine.open(video, key=None)
+    try:
+        found = _union(session.segment(Prompt(text=expression.text), frame=0), video.size)
+        targets = {OBJECT: expression.object_ids}
+        # The first frame is the model's own answer too, so it counts where DAVIS counts it.
+        if not found.any():
+            return mean_jf(score_frames(clip, (), targets, after=-1).scores)["JF"]
+        session.correct(0, OBJECT, found)
+        steps = session.track([OBJECT], 0, len(video), "forward")
+        return mean_jf(score_frames(clip, steps, targets, after=-1).scores)["JF"]
+    finally:
+        session.close()
 
 
 def _picture(engine: Opener, dataset: LabelMapDataset, expression: Expression, totals: IouTotals) -> None:

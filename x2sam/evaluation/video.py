@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,12 +56,19 @@ def evaluate_video(
     engine: Opener,
     data: str | Path,
     prompt: str = "mask",
+    corrections: int = 0,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> VideoScores:
-    """Follow every object of the clips with ground truth; ``limit`` takes only the first of them."""
+    """Follow every object of the clips with ground truth.
+
+    corrections: how often each object then gets its true mask on its worst frame, and is followed again; the last
+    pass is scored, corrected frames included. limit: only the first clips with ground truth
+    """
     if prompt not in PROMPTS:
         raise PromptError(f"prompt {prompt!r} is unknown; use one of {', '.join(PROMPTS)}")
+    if corrections < 0:
+        raise PromptError(f"{corrections} corrections can't be made; ask for 0 or more")
     clips = read_clips(Path(data))
     if not clips:
         raise FramesError(f"{data} has no clip with ground truth")
@@ -70,10 +77,10 @@ def evaluate_video(
         objects: list[ObjectScores] = []
         with VideoReader(clip.video) as video:
             for first, ids in appearances(clip).items():
-                found, frames, seconds = _follow(engine, video, clip, first, ids, prompt)
-                objects.extend(found)
-                scores.frames += frames
-                scores.seconds += seconds
+                passes = _follow(engine, video, clip, first, ids, prompt, corrections)
+                objects.extend(passes[-1].scores)
+                scores.frames += sum(p.frames for p in passes)
+                scores.seconds += sum(p.seconds for p in passes)
         scores.clips[clip.name] = mean_jf(objects)
     return scores
 
@@ -92,11 +99,23 @@ def appearances(clip: Clip) -> dict[int, list[int]]:
     return dict(first)
 
 
+@dataclass(frozen=True)
+class Followed:
+    """One pass over a clip: scores of each target, the scored frames in their order, frames followed, seconds."""
+
+    scores: list[ObjectScores]
+    scored: list[int]
+    frames: int
+    seconds: float
+
+
 def _follow(
-    engine: Opener, video: VideoReader, clip: Clip, first: int, ids: Sequence[int], prompt: str
-) -> tuple[list[ObjectScores], int, float]:
-    """Prompt objects on frame ``first`` and follow them to the end: their scores, frames followed, seconds."""
+    engine: Opener, video: VideoReader, clip: Clip, first: int, ids: Sequence[int], prompt: str, corrections: int
+) -> list[Followed]:
+    """Prompt objects on frame ``first`` and follow them to the end; once more after each correction."""
     labels = clip.labels(first)
+    names = [str(k) for k in ids]
+    targets = {str(k): [k] for k in ids}
     session = engine.open(video, key=None)
     try:
         for k in ids:
@@ -106,23 +125,34 @@ def _follow(
             else:
                 given = first_prompt("click", truth, ignore)
                 session.segment(Prompt(points=given.points, object_id=str(k)), frame=first)
-        return score_track(session, clip, {str(k): [k] for k in ids}, first, len(video), after=first)
+        passes = []
+        for turn in range(corrections + 1):
+            if turn:
+                _correct_worst(session, clip, ids, passes[-1])
+            passes.append(score_frames(clip, session.track(names, first, len(video), "forward"), targets, first))
+        return passes
     finally:
         session.close()
 
 
-def score_track(
-    session: Session, clip: Clip, targets: dict[str, Sequence[int]], start: int, stop: int, after: int
-) -> tuple[list[ObjectScores], int, float]:
-    """Track from ``start`` and score the frames behind ``after``: scores per target, frames followed, seconds.
+def _correct_worst(session: Session, clip: Clip, ids: Sequence[int], followed: Followed) -> None:
+    """Each object gets its true mask on the frame where it was found worst, as a patient annotator would do."""
+    for k, scores in zip(ids, followed.scores, strict=True):
+        if scores.j:
+            frame = followed.scored[int(np.argmin(scores.j))]
+            session.correct(frame, str(k), object_mask(clip.labels(frame), [k])[0])
+
+
+def score_frames(clip: Clip, track: Iterable[FrameMasks], targets: dict[str, Sequence[int]], after: int) -> Followed:
+    """Score what a track answers on the frames behind ``after``.
 
     targets: id in the session -> ids in the label maps. A frame without an answer counts as an empty mask.
     """
-    scored = {frame for frame in clip.scored_frames if frame > after}
     scores = {name: ObjectScores() for name in targets}
-    missing = set(scored)
+    missing = {frame for frame in clip.scored_frames if frame > after}
+    scored: list[int] = []
     frames, seconds = 0, 0.0
-    steps = iter(session.track(list(targets), start, stop, "forward"))
+    steps = iter(track)
     while True:
         # Only the tracker's own time counts, not the reading and scoring of ground truth.
         began = time.perf_counter()
@@ -133,10 +163,12 @@ def score_track(
         frames += 1
         if step.frame in missing:
             missing.discard(step.frame)
+            scored.append(step.frame)
             _score_frame(clip, step, targets, scores)
     for frame in sorted(missing):
+        scored.append(frame)
         _score_frame(clip, FrameMasks(frame), targets, scores)
-    return list(scores.values()), frames, seconds
+    return Followed(list(scores.values()), scored, frames, seconds)
 
 
 def _score_frame(

@@ -53,6 +53,14 @@ def test_no_snap_and_model_reach_the_engine(loads, data):
     assert "miou" in run.output
 
 
+def test_memory_mode_and_corrections(loads, data, engine):
+    options = ["--data", str(data), "--limit", "1", "--memory", "fifo", "--corrections", "1"]
+    run = CliRunner().invoke(app, ["video", *options])
+    assert run.exit_code == 0, run.output
+    assert loads == [("auto", {"snap": True, "memory": "fifo"})]
+    assert len([e for e in engine.log if e[0] == "track"]) == 4
+
+
 def test_problems_end_with_a_sentence(loads, data, tmp_path):
     run = CliRunner().invoke(app, ["clicks", "--data", str(data), "--model", "broken"])
     assert run.exit_code == 1 and "download it again" in run.output

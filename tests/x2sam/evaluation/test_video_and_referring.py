@@ -9,6 +9,7 @@ from x2sam.errors import FramesError, PromptError
 from x2sam.evaluation.dataset import read_clips
 from x2sam.evaluation.referring import evaluate_referring
 from x2sam.evaluation.video import appearances, evaluate_video, peak_rss_mb
+from x2sam.structures import FrameMasks, Mask
 
 
 def still(shift):
@@ -61,6 +62,43 @@ def test_a_frame_without_answer_counts_as_empty(engine, data):
     engine.session_type = Lazy
     scores = evaluate_video(engine, data, limit=1)
     assert scores.clips["davis_square"] == {"J": 0.0, "F": 0.0, "JF": 0.0}
+
+
+def test_corrections_go_to_the_worst_frame(engine, data):
+    class Nearest(engine.session_type):
+        """Answers with the mask of the last frame at or before this one that was corrected."""
+
+        def correct(self, frame, object_id, mask):
+            super().correct(frame, object_id, mask)
+            self.locked = {**getattr(self, "locked", {}), (object_id, frame): mask}
+
+        def track(self, object_ids, start, stop, direction):
+            for k in range(start, stop):
+                nearest = {i: max(f for (name, f) in self.locked if name == i and f <= k) for i in object_ids}
+                yield FrameMasks(k, [Mask(self.locked[i, f], 1.0, i) for i, f in nearest.items()])
+
+    engine.session_type = Nearest
+    plain = evaluate_video(engine, data).clips["square"]["J"]
+    engine.log.clear()
+    scores = evaluate_video(engine, data, corrections=2)
+    # Object 1 drifts off: frame 9 is worst; then frame 8, which still has the mask of frame 0. Object 2 is right
+    # everywhere, so that its first scored frame is the one that is given again.
+    square = [e[1:] for e in engine.log if e[0] == "correct"][6:]
+    assert square == [("1", 0), ("1", 9), ("1", 8), ("2", 3), ("2", 4), ("2", 4)]
+    assert np.mean([still(2 * k) for k in range(1, 10)]) / 2 + 0.5 == pytest.approx(plain)
+    assert scores.clips["square"]["J"] == pytest.approx((np.sum([still(2 * k) for k in range(1, 8)]) + 2) / 9 / 2 + 0.5)
+    with pytest.raises(PromptError, match="0 or more"):
+        evaluate_video(engine, data, corrections=-1)
+
+
+def test_a_phrase_that_finds_nothing(engine, data):
+    class Blind(engine.session_type):
+        def segment(self, prompt, frame=0):
+            return []
+
+    engine.session_type = Blind
+    summary = evaluate_referring(engine, data).summary()
+    assert summary["images"]["miou"] == 0.0 and summary["videos"]["JF"] == 0.0
 
 
 def test_referring(engine, data):
