@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,21 @@ class X2SAM(nn.Module):
         self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.text_projector = Projector(language_width, width)
         self.background = nn.Embedding(1, width)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> X2SAM:
+        """The model in ``directory`` (see :mod:`x2sam.model.weights`), frozen, in eval mode, float32 by default."""
+        from x2sam.model.weights import from_pretrained  # it builds this class
+
+        return from_pretrained(Path(directory), dtype)
+
+    def save_pretrained(self, directory: str | Path, tokenizer=None, dtype: torch.dtype | None = None) -> None:
+        """Writes weights, configuration with the processors' settings and, when given, the tokenizer."""
+        from x2sam.model.weights import save_pretrained
+
+        save_pretrained(self, Path(directory), dtype)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(Path(directory) / "tokenizer")
 
     # once per frame
 

@@ -34,7 +34,6 @@ from x2sam.data.mixture import TrainingMixture
 from x2sam.data.tokenizer import build_tokenizer
 from x2sam.errors import TrainingError
 from x2sam.inference.conversation import ChatEncoder
-from x2sam.model.weights import save_pretrained
 from x2sam.model.x2sam import X2SAM
 from x2sam.training.checkpoint import CheckpointStore
 from x2sam.training.episodes import EpisodeBuilder, EpisodeConfig
@@ -229,8 +228,7 @@ def train(config: TrainConfig, resume: bool = False, device: str = "cpu") -> Pat
             break
     final = directory / "model"
     if ranks.index == 0:
-        save_pretrained(model, final, getattr(torch, config.loop.save_dtype))
-        tokenizer.save_pretrained(final / "tokenizer")
+        model.save_pretrained(final, tokenizer, getattr(torch, config.loop.save_dtype))
     if ranks.count > 1:
         dist.destroy_process_group()
     return final

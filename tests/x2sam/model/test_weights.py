@@ -42,6 +42,12 @@ def test_a_directory_gives_back_the_network(tiny_model, directory):
     assert not again.training and not any(p.requires_grad for p in again.parameters())
 
 
+def test_the_class_reads_and_writes_a_directory(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    again = type(tiny_model).from_pretrained(tmp_path)
+    assert all(torch.equal(value, tiny_model.state_dict()[key]) for key, value in again.state_dict().items())
+
+
 def test_only_whole_files_are_left(directory):
     assert sorted(p.name for p in directory.iterdir()) == ["config.json", "model.safetensors"]
 
