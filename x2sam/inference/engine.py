@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -98,8 +99,6 @@ class Engine:
 
 def model_home() -> Path:
     """Where ``download`` and ``convert`` put models: ``X2SAM_HOME``, by default ``~/.cache/x2sam``."""
-    import os
-
     return Path(os.environ.get("X2SAM_HOME", Path.home() / ".cache" / "x2sam"))
 
 

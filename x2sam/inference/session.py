@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from x2sam.data.prompts import prompt_region
 from x2sam.data.tasks import CategoryList, Task, find_task, task_of
 from x2sam.errors import PromptError
 from x2sam.inference.conversation import Query, query_of, render
@@ -138,8 +139,6 @@ class Session:
 
     def _drawn(self, prompt: Prompt, frame: int) -> list[np.ndarray]:
         """Every drawn thing by itself, at picture size."""
-        from x2sam.data.prompts import prompt_region
-
         size = self.size(frame)
         parts = [Prompt(points=(p,)) for p in prompt.points if p.positive]
         parts += [Prompt(boxes=(b,)) for b in prompt.boxes] + [Prompt(strokes=(s,)) for s in prompt.strokes]
