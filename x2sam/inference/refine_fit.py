@@ -227,7 +227,7 @@ def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np
         network: Network = simulated
         if engine is not None and rng.random() >= options.simulated:
             network = EngineNetwork(engine, picture)
-        met.extend(play(picture, truth, ignore, network, answer, k % 4 == 3, rng))
+        met.extend(play(picture, truth, ignore, network, answer, k % options.boxed == options.boxed - 1, rng))
         if network is not simulated:
             network.session.close()
     if engine is not None:
@@ -241,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", choices=list(KINDS), default="weak", help="which networks the weights are for")
     parser.add_argument("--model", help="play on this model too: nano, or a directory")
     parser.add_argument("--simulated", type=float, default=0.3, help="share of simulated networks beside --model")
+    parser.add_argument("--boxed", type=int, default=4, help="every n-th object is given by its box first")
     parser.add_argument("--out", type=Path, help="by default the weights of the package")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=500)

@@ -2,6 +2,7 @@
 
 There are two sets, which :mod:`x2sam.inference.refine_fit` writes: "weak" for small networks that often see little
 more than the place of an object, "strong" for networks whose masks need their edges and clicks corrected only.
+The first was fitted with ``--model nano``, the second with ``--networks strong --boxed 3``.
 """
 
 from __future__ import annotations
