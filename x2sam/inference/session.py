@@ -22,6 +22,7 @@ from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Prediction, Rule, postprocess
 from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap
+from x2sam.inference.refine_weights import embedded_weights
 from x2sam.inference.scheduler import Priority
 from x2sam.inference.walk import Anchor, ObjectTrack, Tracked
 from x2sam.structures import FrameMasks, Mask, Prompt
@@ -103,7 +104,10 @@ class Session:
     def _finish(self, image: np.ndarray, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
         """The answer at picture size, made to obey its clicks unless the engine was told not to."""
         if self.engine.snap and (prompt.points or prompt.boxes):
-            return snap(image, answer.probability, prompt.points, prompt.boxes, before)
+            # the published network is right when it is sure; a small one that was trained here is not always
+            strength = "weak" if self.looking.model.config.memory.sketch else "strong"
+            weights = embedded_weights(strength)
+            return snap(image, answer.probability, prompt.points, prompt.boxes, before, weights)
         plane = torch.from_numpy(answer.probability)[None, None]
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
 
