@@ -133,7 +133,7 @@ def step(request, parity, trainee) -> Step:
         torch.rand([], generator=generator)
     losses = segmentation_losses(levels, targets_of(masks, expected["class_labels"]), generator=generator)
     losses["loss_seg"] = total_loss(losses)
-    losses["loss_mlm"] = language_model_loss(model.vision_language.word_logits(states), labels)
+    losses["loss_mlm"] = language_model_loss(states, labels, model.vision_language.word_logits)
     losses["loss"] = losses["loss_seg"] + losses["loss_mlm"]
     losses["loss"].backward()
     parameters = dict(model.named_parameters())

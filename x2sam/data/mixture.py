@@ -96,20 +96,3 @@ class TrainingMixture:
         if rng.random() < self.paste:
             sample = paste_objects(sample, self._donor(rng), rng)
         return augment(sample, rng, self.size)
-
-
-def training_samples(
-    seed: int,
-    train_root: str | Path | None = None,
-    size: Size = (320, 320),
-    real_fraction: float = 0.6,
-    clip_fraction: float = 0.25,
-    frames: int = 4,
-    start: int = 0,
-) -> Iterator[Sample]:
-    """Infinite samples from number ``start`` on; ``TrainingMixture.sample_at`` gives any one of them."""
-    return iter(
-        TrainingMixture(
-            seed, train_root, size, real_fraction=real_fraction, clip_fraction=clip_fraction, frames=frames, start=start
-        )
-    )

@@ -11,7 +11,7 @@ points per row, uncertainty points, random points.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -193,17 +193,18 @@ def direct_losses(
     }
 
 
-def language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def language_model_loss(states: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
     """Next-token cross-entropy, averaged over supervised positions; 0 when there are none.
 
-    logits: (B, L, V); labels: (B, L) int64 token ids of the same positions (the shift is done here), -100 ignored
+    states: (B, L, D) of the language model; labels: (B, L) int64 token ids of the same positions (the shift is done
+    here), -100 ignored; head: states (n, D) to logits (n, V), called for the supervised positions only, a small part
+    of the sequence
     """
     following = labels[:, 1:]
     supervised = following != IGNORE_LABEL
     if not bool(supervised.any()):
-        return logits.sum() * 0.0
-    # Picking first keeps the float32 copy of (L, V) to the answer, a small part of the sequence.
-    return F.cross_entropy(logits[:, :-1][supervised].float(), following[supervised])
+        return states.sum() * 0.0
+    return F.cross_entropy(head(states[:, :-1][supervised]).float(), following[supervised])
 
 
 def total_loss(losses: Mapping[str, Tensor], names: Sequence[str] | None = None) -> Tensor:

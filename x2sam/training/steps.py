@@ -17,7 +17,7 @@ from x2sam.model.mask_decoder import Condition, LevelPrediction
 from x2sam.model.vision_language import VisualRows
 from x2sam.model.x2sam import X2SAM, FrameFeatures
 from x2sam.training.episodes import Episode, Row
-from x2sam.training.losses import LossConfig, segmentation_losses, single_target_losses
+from x2sam.training.losses import LossConfig, language_model_loss, segmentation_losses, single_target_losses
 from x2sam.training.matching import IGNORE_LABEL, Target
 
 
@@ -166,9 +166,7 @@ def read_conversation(model: X2SAM, batch: Batch, stage3: Tensor, config: StepCo
     states = language.read(embeds, batch.visual_mask, rows.deepstack)
     losses = {}
     if config.language:
-        spoken = batch.labels != IGNORE_LABEL
-        logits = language.word_logits(states[:, :-1][spoken[:, 1:]])
-        losses["language"] = config.language * F.cross_entropy(logits.float(), batch.labels[:, 1:][spoken[:, 1:]])
+        losses["language"] = config.language * language_model_loss(states, batch.labels, language.word_logits)
     return model.condition(states, batch.cond_ids, batch.seg_ids), losses
 
 

@@ -19,7 +19,7 @@ from x2sam.data.masks import (
     mask_iou,
     resize_labels,
 )
-from x2sam.data.mixture import TrainingMixture, training_samples
+from x2sam.data.mixture import TrainingMixture
 from x2sam.data.scenes import generate_picture
 from x2sam.errors import FramesError
 from x2sam.structures import Sample, SampleObject
@@ -199,7 +199,7 @@ def test_shares_of_the_mixture(train_root):
 
 
 def test_without_real_pictures_everything_is_generated():
-    stream = training_samples(3, None, SIZE, clip_fraction=0.5, frames=2)
+    stream = iter(TrainingMixture(3, None, SIZE, clip_fraction=0.5, frames=2))
     assert {next(stream).source for _ in range(12)} == {"scenes", "scene_clips"}
 
 

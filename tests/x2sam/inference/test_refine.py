@@ -146,6 +146,7 @@ def test_a_box_bounds_the_mask():
     flat = np.full((30, 40), 0.5, np.float32)
     mask = snap(image, flat, [], boxes=[(50, 30, 110, 90)])
     assert iou(mask, truth) > 0.65
+    assert iou(snap(image, flat, [], boxes=[(50, 30, 110, 90)], weights=embedded_weights("strong")), truth) > 0.8
     image[30:90, 110:150] = (190, 60, 50)  # the same colour goes on behind the box
     mask = snap(image, flat, [], boxes=[(50, 30, 110, 90)])
     assert not mask[:, 115:].any() and iou(mask, truth) > 0.5

@@ -255,8 +255,8 @@ def test_language_model_loss_shifts_and_ignores():
         -logits[b, i - 1].log_softmax(-1)[labels[b, i]] for b in range(2) for i in range(1, 5) if labels[b, i] >= 0
     ]
     assert len(terms) == 4
-    assert torch.allclose(language_model_loss(logits, labels), sum(terms) / 4)
-    nothing = language_model_loss(logits, torch.full_like(labels, -100))
+    assert torch.allclose(language_model_loss(logits, labels, torch.nn.Identity()), sum(terms) / 4)
+    nothing = language_model_loss(logits, torch.full_like(labels, -100), torch.nn.Identity())
     nothing.backward()
     assert nothing == 0 and logits.grad.abs().sum() == 0
 
