@@ -14,6 +14,7 @@ import numpy as np
 from x2sam.structures import SampleObject
 
 _SIZE_RATIO = 1.5
+_MAIN_SHARE = 0.08
 _ORDER_MARGIN = 0.05
 
 
@@ -69,6 +70,22 @@ def _sides(item: Described, rivals: Sequence[Described], size: tuple[int, int]) 
     return words
 
 
+def _whereabouts(item: Described, size: tuple[int, int]) -> list[str]:
+    """Thirds of the picture (H, W) that ``item`` is plainly in."""
+    x, y = item.centre[0] / size[1], item.centre[1] / size[0]
+    across = "on the left" if x < 0.35 else "on the right" if x > 0.65 else "in the middle"
+    up = "at the top" if y < 0.3 else "at the bottom" if y > 0.7 else ""
+    return [across, *([up] if up else [])]
+
+
+def _main(item: Described, others: Sequence[Described], size: tuple[int, int]) -> list[str]:
+    """What a person calls the one large thing of a photograph, whatever else is in it."""
+    large = item.thing and item.area >= _MAIN_SHARE * size[0] * size[1]
+    if not large or any(other.area * _SIZE_RATIO > item.area for other in others):
+        return []
+    return ["main object", "largest object", "object " + _whereabouts(item, size)[0]]
+
+
 def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int], whole: bool) -> list[str]:
     """Expressions with the category's own name."""
     name, found = item.category, []
@@ -79,6 +96,8 @@ def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int
     looks = " ".join(word for word in (item.pattern, item.colour) if word)
     if not rivals:
         found.append(name)
+        # One of its kind: where it is adds nothing to the meaning, but that is how people speak.
+        found += [f"{name} {where}" for where in _whereabouts(item, size)]
     if by_colour:
         found.append(f"{item.colour} {name}")
     if by_pattern:
@@ -97,9 +116,10 @@ def _kind_phrases(item: Described, rivals: list[Described], size: tuple[int, int
 
 def _general_phrases(item: Described, others: list[Described], size: tuple[int, int], whole: bool) -> list[str]:
     """Expressions that name no category; only among countable objects and only where all of them are known."""
+    main = _main(item, others, size)
     if not whole or not item.thing or not others:
-        return []
-    found = []
+        return main
+    found = main[:1]
     if item.colour is not None and not any(_could_be(o, item.colour) for o in others):
         found.append(f"{item.colour} object")
     sized = _sizes(item, others)

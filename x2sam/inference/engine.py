@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
+from x2sam.data.tokenizer import load_tokenizer
 from x2sam.errors import WeightsError
 from x2sam.inference.feature_cache import FeatureCache
 from x2sam.inference.frames import FrameSource, open_frames
@@ -64,7 +64,7 @@ class Engine:
             raise WeightsError(f"{directory} has no tokenizer/tokenizer.json; convert or download the model again")
         model = from_pretrained(directory, getattr(torch, dtype)).to(device)
         # never asked of the hub: a model directory is complete or damaged
-        tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True)
+        tokenizer = load_tokenizer(directory / "tokenizer")
         version = f"{model.config.name}-{digest_of(directory / 'model.safetensors')}"
         return cls(model, tokenizer, model.config.name, version, **settings)
 

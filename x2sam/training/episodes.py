@@ -16,6 +16,8 @@ from torch import Tensor
 from x2sam.data import prompts
 from x2sam.data.clicks import next_click
 from x2sam.data.masks import IGNORE, MIN_VISIBLE
+from x2sam.data.noisy_masks import noisy_mask
+from x2sam.data.synonyms import reword
 from x2sam.data.tasks import IMAGE, VIDEO, find_task
 from x2sam.inference.conversation import ChatEncoder, ExpandedTokens, Query, expand, render
 from x2sam.inference.preprocess import PreprocessConfig, mask_frames, vlm_image, vlm_video
@@ -26,11 +28,18 @@ from x2sam.structures import Sample, SampleObject
 @dataclass(frozen=True)
 class EpisodeConfig:
     """sketch_rows, word_rows: prompts per picture; kinds: chance of each drawn kind; free_template: chance that the
-    question is drawn at random instead of the one used in service; centre: chance that a click is the protocol's."""
+    question is drawn at random instead of the one used in service; centre: chance that a click is the protocol's.
+
+    ``rough`` among the kinds is a mask with plausible errors, as a propagated or half-corrected mask has them; the
+    truth is the answer. ``words``: chance that a word row has words rather than a region without its sketch;
+    ``asked``: then, chances of an expression, a list of names, an example; ``reword``: chance of a synonym."""
 
     sketch_rows: int = 5
     word_rows: int = 2
     kinds: tuple[tuple[str, float], ...] = (("point", 0.6), ("box", 0.14), ("scribble", 0.1), ("mask", 0.16))
+    words: float = 0.5
+    asked: tuple[float, float, float] = (0.6, 0.25, 0.15)
+    reword: float = 0.3
     free_template: float = 0.3
     centre: float = 0.5
     click_radius: tuple[float, float] = (3.0, 6.0)
@@ -106,22 +115,23 @@ class _Context:
             thing = self.objects[order[index % len(order)]]
             kind = str(self.rng.choice(names, p=np.array(chances) / sum(chances)))
             region = self.draw(thing, kind)
-            guidance = paint_region(region, kind, self.builder.grid)
+            guidance = paint_region(region, "mask" if kind == "rough" else kind, self.builder.grid)
             rows.append(self.row("intseg", Query(regions=1), region[None], [thing], [0], guidance))
         return rows
 
     def word_rows(self) -> list[Row]:
         makers: list[Callable[[], Row | None]] = [self.plain_region, self.phrase, self.categories, self.alike]
         rows: list[Row] = []
-        first = int(self.rng.integers(2))
-        for index in range(self.builder.config.word_rows):
-            # alternate: a region without its sketch, then words
-            maker = makers[0] if (index + first) % 2 == 0 else makers[1 + int(self.rng.choice(3, p=[0.6, 0.25, 0.15]))]
-            rows.append(maker() or self.plain_region())
+        for _ in range(self.builder.config.word_rows):
+            worded = self.rng.random() < self.builder.config.words
+            maker = makers[1 + int(self.rng.choice(3, p=self.builder.config.asked))] if worded else makers[0]
+            rows.append(maker() or self.phrase() or self.plain_region())
         return rows
 
     def draw(self, thing: SampleObject, kind: str) -> np.ndarray:
         mask = self.sample.labels[0] == thing.id
+        if kind == "rough":
+            return noisy_mask(mask, self.rng, self.sample.labels[0])
         if kind != "point":
             return prompts.simulated_prompt(mask, self.rng, kind)
         if self.rng.random() < self.builder.config.centre:
@@ -144,6 +154,8 @@ class _Context:
             return None
         thing = named[int(self.rng.integers(len(named)))]
         text = str(self.rng.choice(list(thing.phrases)))
+        if self.words.random() < self.builder.config.reword:
+            text = reword(text, thing.category, {o.category for o in self.objects}, self.words)
         return self.row("refseg", Query(phrases=(text,)), None, [thing], [0])
 
     def categories(self) -> Row | None:

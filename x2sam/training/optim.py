@@ -21,6 +21,7 @@ class OptimConfig:
     decay_all:       False spares norms, biases, other vectors and embeddings from weight decay
     clip_norm:       largest total gradient norm; None does not clip
     warmup_fraction: share of all steps in which the rate rises linearly
+    stable_fraction: share of all steps after the warm-up in which the rate stays full, before the cosine begins
     final_fraction:  rate of the last step, as a share of ``lr``
     """
 
@@ -31,12 +32,15 @@ class OptimConfig:
     decay_all: bool = True
     clip_norm: float | None = 1.0
     warmup_fraction: float = 0.03
+    stable_fraction: float = 0.0
     final_fraction: float = 0.0
     lr_multipliers: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.warmup_fraction < 1.0 or not 0.0 <= self.final_fraction <= 1.0:
             raise TrainingError("warmup_fraction must lie in [0, 1) and final_fraction in [0, 1]")
+        if not 0.0 <= self.stable_fraction < 1.0 - self.warmup_fraction:
+            raise TrainingError("stable_fraction must lie in [0, 1) and leave steps for the descent after the warm-up")
         if self.lr <= 0.0 or self.weight_decay < 0.0 or (self.clip_norm is not None and self.clip_norm <= 0.0):
             raise TrainingError("lr and clip_norm must be positive, weight_decay not negative")
         if any(factor < 0.0 for _, factor in self.lr_multipliers):
@@ -75,14 +79,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate_factor(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Share of the full rate at ``step`` 0..total_steps - 1: linear warm-up, then half a cosine to ``final_fraction``.
+    """Share of the full rate at ``step`` 0..total_steps - 1: linear warm-up, a plateau if there is one, then half a
+    cosine to ``final_fraction``.
 
     The first step of a warm-up already moves; after the last step the factor stays where it ended.
     """
     warmup = math.ceil(config.warmup_fraction * total_steps)
     if step < warmup:
         return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))
+    descent = warmup + math.floor(config.stable_fraction * total_steps)
+    progress = min(1.0, max(0, step - descent) / max(1, total_steps - 1 - descent))
     return config.final_fraction + (1.0 - config.final_fraction) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

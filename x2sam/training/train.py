@@ -1,6 +1,7 @@
 """Training from a TOML file; reads top to bottom. ``python -m x2sam train CONFIG [--resume]``.
 
-    [model]     preset = "nano" | "tiny" | ..., vocabulary (size of the byte-level tokenizer trained here)
+    [model]     preset = "nano" | "tiny" | ..., vocabulary (size of the byte-level tokenizer trained here),
+                start (directory of a model whose weights and tokenizer to begin with, instead of from scratch)
     [data]      seed, root (label maps, optional), real_fraction, batch, clip_every, clip_batch, frames
     [episode]   see EpisodeConfig;  [step] see StepConfig;  [optim] see OptimConfig
     [loop]      see LoopConfig
@@ -31,7 +32,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from x2sam import config as presets
 from x2sam.data.mixture import TrainingMixture
-from x2sam.data.tokenizer import build_tokenizer
+from x2sam.data.tokenizer import build_tokenizer, load_tokenizer
 from x2sam.errors import TrainingError
 from x2sam.inference.conversation import ChatEncoder
 from x2sam.model.x2sam import X2SAM
@@ -78,6 +79,7 @@ class LoopConfig:
 class TrainConfig:
     preset: str = "nano"
     vocabulary: int = 1024
+    start: str | None = None
     data: DataConfig = DataConfig()
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     step: StepConfig = field(default_factory=StepConfig)
@@ -182,14 +184,17 @@ def phrases_of(config: DataConfig, count: int = 300) -> list[str]:
 
 
 def prepare(config: TrainConfig) -> tuple[X2SAM, Any, EpisodeBuilder]:
-    """A freshly initialised model, its tokenizer and the episode builder."""
+    """The model at its beginning (fresh, or that of ``start``), its tokenizer and the episode builder."""
     torch.manual_seed(config.data.seed)
-    tokenizer = build_tokenizer(phrases_of(config.data), config.vocabulary)
-    model_config = presets.PRESETS[config.preset](vocab_size=len(tokenizer))
-    model = X2SAM(model_config)
-    initialise(model)
-    encoder = ChatEncoder(tokenizer, model_config.preprocess.merge)
-    builder = EpisodeBuilder(encoder, model_config.preprocess, model_config.region.tokens, config.episode)
+    if config.start is None:
+        tokenizer = build_tokenizer(phrases_of(config.data), config.vocabulary)
+        model = X2SAM(presets.PRESETS[config.preset](vocab_size=len(tokenizer)))
+        initialise(model)
+    else:
+        model = X2SAM.from_pretrained(config.start).requires_grad_(True)
+        tokenizer = load_tokenizer(Path(config.start) / "tokenizer")
+    encoder = ChatEncoder(tokenizer, model.config.preprocess.merge)
+    builder = EpisodeBuilder(encoder, model.config.preprocess, model.config.region.tokens, config.episode)
     return model, tokenizer, builder
 
 

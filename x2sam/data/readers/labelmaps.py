@@ -19,7 +19,7 @@ from x2sam.data.masks import IGNORE
 from x2sam.errors import FramesError
 from x2sam.structures import Sample, SampleObject
 
-DAILY_LIFE: Mapping[str, float] = {"coco": 5.0, "coco_person": 2.5, "pixabay": 3.0, "openimages_animals": 2.0}
+DAILY_LIFE: Mapping[str, float] = {"coco": 6.0, "coco_person": 3.5, "pixabay": 3.0, "openimages_animals": 3.0}
 """Sources of everyday photographs, few in number: how much more often they are drawn."""
 
 # How often a source is drawn, from its number of pictures.
