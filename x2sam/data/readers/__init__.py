@@ -1,0 +1,6 @@
+"""Datasets by annotation format. ``open_dataset(DatasetSpec(...))`` gives a :class:`~x2sam.data.task_sample.TaskDataset`."""
+
+from x2sam.data.readers.registry import READERS, Reader, open_dataset
+from x2sam.data.readers.spec import DatasetSpec
+
+__all__ = ["READERS", "DatasetSpec", "Reader", "open_dataset"]
