@@ -41,7 +41,7 @@ class EpisodeConfig:
     asked: tuple[float, float, float] = (0.6, 0.25, 0.15)
     reword: float = 0.3
     free_template: float = 0.3
-    centre: float = 0.5
+    centre: float = 0.6
     click_radius: tuple[float, float] = (3.0, 6.0)
 
 
@@ -109,7 +109,7 @@ class _Context:
 
     def sketch_rows(self) -> list[Row]:
         count, rows = self.builder.config.sketch_rows, []
-        order = self.rng.permutation(len(self.objects))
+        order = self.by_size()
         names, chances = zip(*self.builder.config.kinds, strict=True)
         for index in range(count):
             thing = self.objects[order[index % len(order)]]
@@ -118,6 +118,15 @@ class _Context:
             guidance = paint_region(region, "mask" if kind == "rough" else kind, self.builder.grid)
             rows.append(self.row("intseg", Query(regions=1), region[None], [thing], [0], guidance))
         return rows
+
+    def by_size(self) -> np.ndarray:
+        """A random order in which large objects tend to come first (by the root of their area).
+
+        Pictures with a hundred cells or windows would otherwise teach that whatever is clicked is small.
+        """
+        areas = np.array([np.count_nonzero(self.sample.labels[0] == o.id) for o in self.objects], float)
+        # the order of a weighted draw without replacement (Gumbel's trick)
+        return np.argsort(-(0.5 * np.log(areas) + self.rng.gumbel(size=len(areas))))
 
     def word_rows(self) -> list[Row]:
         makers: list[Callable[[], Row | None]] = [self.plain_region, self.phrase, self.categories, self.alike]

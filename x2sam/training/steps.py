@@ -84,7 +84,8 @@ class StepConfig:
     """refine: corrections by simulated clicks after the first answer of a picture; language: weight of the language
     loss; true_memory: chance that a clip's memory is written from the truth instead of the prediction;
     carry: chance that the frame before is also sketched, as a rough mask, onto the frame that is decoded;
-    thorough: chance that losses are taken at every decoder layer instead of the last only."""
+    thorough: chance that losses are taken at every decoder layer instead of the last only;
+    align: weight of :func:`alignment_loss`, for models whose words start from nothing."""
 
     refine: int = 1
     refine_chance: float = 0.7
@@ -92,6 +93,7 @@ class StepConfig:
     true_memory: float = 0.5
     carry: float = 0.7
     thorough: float = 1.0
+    align: float = 0.0
     points: int = 1024
     click_radius: float = 4.5
 
@@ -109,14 +111,19 @@ def training_losses(
     sketch, words = _rows(condition, slice(0, batch.sketches)), _rows(condition, slice(batch.sketches, None))
     names = [batch.names[i] for i in batch.owner]
 
+    worded = None
     if words.seg.shape[0]:
         levels = model.step(first, words, every_level=every)
-        part = segmentation_losses(levels, _targets(batch), losses_config, names=names[batch.sketches :])
+        targets = _targets(batch)
+        part = segmentation_losses(levels, targets, losses_config, names=names[batch.sketches :])
         _add(losses, part, "words")
+        worded = found_by_words(levels[-1], targets, batch.rows[batch.sketches :])
+        if config.align:
+            losses["align"] = config.align * alignment_loss(first, words, targets, batch.owner[batch.sketches :])
     masks = torch.from_numpy(np.stack([r.masks[:, 0] for r in batch.rows[: batch.sketches]])).to(batch.pixels.device)
     owner = torch.tensor(batch.owner[: batch.sketches], device=masks.device)
     valid = batch.valid[owner]
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = {} if worded is None else {"iou_words": worded}
 
     def judge(levels: list[LevelPrediction], time: int, name: str) -> Tensor:
         truth = masks[:, time].float()
@@ -174,6 +181,47 @@ def chosen_logits(level: LevelPrediction) -> Tensor:
     """Mask logits (B, h, w) of the query that scores best for the first class."""
     best = level.class_logits.softmax(-1)[..., 0].argmax(1)
     return level.mask_logits[torch.arange(len(best), device=best.device), best].float()
+
+
+def alignment_loss(
+    features: FrameFeatures, words: Condition, targets: Sequence[Target], owner: Sequence[int]
+) -> Tensor:
+    """How badly words and places agree without any query in between: a scalar.
+
+    The embedding of every item, and that of ``<SEG>`` where there is one item only, is held against the picture's map
+    at stride 8 by a scaled dot product; cross-entropy and dice of that heat map with the item's pixels. Queries learn
+    from one match per object and layer, which is slow from scratch; this says at every place what the words mean.
+    """
+    places = features.maps[1]
+    size, width = places.shape[-2:], places.shape[1]
+    embeddings, wanted, known, pictures = [], [], [], []
+    for row, (target, picture) in enumerate(zip(targets, owner, strict=True)):
+        count = int(words.class_mask[row].sum()) - 1
+        shown = torch.stack([target.masks[target.labels == k].any(0) for k in range(count)]).float()
+        valid = F.adaptive_avg_pool2d(target.valid[None].float(), size) > 0.5
+        found = [*words.classes[row, :count], *([words.seg[row, 0]] if count == 1 else [])]
+        shown = F.adaptive_avg_pool2d(shown, size)
+        for index, embedding in enumerate(found):
+            embeddings.append(embedding)
+            wanted.append(shown[min(index, count - 1)])
+            known.append(valid[0])
+            pictures.append(picture)
+    truth, valid = torch.stack(wanted), torch.stack(known).float()
+    logits = torch.einsum("nc,nchw->nhw", torch.stack(embeddings), places[pictures]).float() / width**0.5
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    heat = logits.sigmoid() * valid
+    dice = 1 - (2 * (heat * truth).sum((1, 2)) + 1) / (heat.sum((1, 2)) + (truth * valid).sum((1, 2)) + 1)
+    return ((entropy * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).mean() + dice.mean()
+
+
+def found_by_words(level: LevelPrediction, targets: Sequence[Target], rows: Sequence[Row]) -> float | None:
+    """Mean IoU of the best-scoring query with the one object that an expression means; None without such rows."""
+    single = [i for i, row in enumerate(rows) if not len(row.regions) and len(row.labels) == 1]
+    if not single:
+        return None
+    best = chosen_logits(level)[single]
+    truth = torch.stack([targets[i].masks[0] for i in single]).float()
+    return _mean_iou(best, truth, torch.stack([targets[i].valid for i in single]))
 
 
 def corrected_guidance(best, truth, valid, guidance, radius: float, rng: np.random.Generator) -> Tensor:

@@ -52,20 +52,30 @@ def test_names_that_may_be_confused_are_rivals():
 def test_incomplete_pictures_name_only_single_kinds():
     items = [item(1, "dog", x=10.0, colour="black"), item(2, "dog", x=90.0), item(3, "cat", x=50.0, area=900.0)]
     assert expressions(items[0], items, SIZE, False) == []
-    assert expressions(items[2], items, SIZE, False) == ["cat", "plain cat"]
+    assert expressions(items[2], items, SIZE, False)[:3] == ["cat", "cat in the middle", "plain cat"]
+
+
+def test_the_one_large_thing_is_the_main_object():
+    items = [item(1, "dog", x=10.0, area=2000.0), item(2, "dog", x=90.0), item(3, "cat", x=50.0, area=900.0)]
+    assert expressions(items[0], items, SIZE, False) == []
+    large = [item(1, "dog", x=10.0, area=2000.0), item(3, "cat", x=50.0, area=900.0)]
+    assert {"dog on the left", "main object", "object on the left"} <= set(expressions(large[0], large, SIZE, False))
+    assert "main object" not in expressions(large[1], large, SIZE, False)
 
 
 def holds(phrase, target, items):
     """Whether ``target`` is the only one of ``items`` that the words of ``phrase`` can mean."""
     words = phrase.removeprefix("the ")
-    place = re.search(r" (on the left|on the right|at the top|at the bottom)$", words)
+    place = re.search(r" (on the left|on the right|in the middle|at the top|at the bottom)$", words)
     words = words[: place.start()] if place else words
     name = next(c for c in sorted({i.category for i in items} | {"object"}, key=len, reverse=True) if words.endswith(c))
     fits = [i for i in items if i.thing] if name == "object" else [
         i for i in items if i.category == name or name in i.also or i.category in target.also
     ]  # fmt: skip
     for word in words.removesuffix(name).split():
-        if word in COLOUR_NAMES:
+        if word == "main":
+            fits = [max(fits, key=lambda i: i.area)]
+        elif word in COLOUR_NAMES:
             assert target.colour == word
             fits = [i for i in fits if i.colours is None or word in i.colours]
         elif word in ("plain", "striped", "dotted", "checkered", "spotted"):
@@ -78,9 +88,12 @@ def holds(phrase, target, items):
                    "smallest": lambda i: i.area, "small": lambda i: i.area}[word]  # fmt: skip
             fits = [min(fits, key=key)]
     if place:
-        axis, below = {"on the left": (0, True), "on the right": (0, False),
+        axis, below = {"in the middle": (0, None), "on the left": (0, True), "on the right": (0, False),
                        "at the top": (1, True), "at the bottom": (1, False)}[place.group(1)]  # fmt: skip
-        fits = [i for i in fits if (i.centre[axis] < 50) == below]
+        if below is None:
+            fits = [i for i in fits if 35 <= i.centre[axis] <= 65]
+        else:
+            fits = [i for i in fits if (i.centre[axis] < 50) == below]
     return fits == [target]
 
 
