@@ -39,6 +39,22 @@ class TaskSample:
     turns:     a chat; empty elsewhere
     ids:       stable ids of the N masks over the clip; empty when the position is the id
     key:       names the sample in messages and results: file and number, never its text
+    group:     the video that a clip was cut from; clips of one group are put together again to score a video
+    frame_numbers: the places of the frames in that video; empty when they are 0, 1, 2 ...
+
+    What the items and masks are, task by task:
+
+    genseg, ovseg:  items are all categories of the annotation file that are known to be outlined completely, whether
+                    present or not (where that is not known, those present); things have a mask each, stuff one mask
+                    per category. ``things`` all False: one mask per category for all of them, a semantic map
+    refseg, reaseg: one item, one mask: the union of what is meant, all False where nothing is
+    gcgseg:         one mask per item
+    vgdseg:         an item per category; ``labels`` tell the category of each of its objects. ``regions`` has one
+                    prompt per item on ``region_frame``; without it draw one from any mask of the item
+    intseg, objseg: every object is an item of its own (``labels`` is 0..N-1), so that a picture is encoded once for
+                    all; prompt each by itself. Without ``regions`` the prompt of a mask is drawn from the first
+                    annotated frame that shows it, see :meth:`first_seen`. N may be 0 in clips of files that tell
+                    only in their label maps what they show
     """
 
     task: str
@@ -57,6 +73,15 @@ class TaskSample:
     ids: tuple[int, ...] = ()
     video: bool = False
     key: str = ""
+    group: str = ""
+    frame_numbers: tuple[int, ...] = ()
+
+    def first_seen(self) -> np.ndarray:
+        """int64 (N,), the first annotated frame that shows each mask; -1 where none does."""
+        seen = self.masks.any((2, 3))
+        if self.annotated is not None:
+            seen = seen & self.annotated[:, None]
+        return np.where(seen.any(0), seen.argmax(0), -1)
 
     @property
     def modality(self) -> str:
@@ -68,7 +93,7 @@ class TaskDataset(Protocol):
     for.
 
     ``lengths[i]`` is the number of frames of sample ``i`` (ones for pictures), known without decoding, so that batches
-    can be made of clips of equal length. ``dataset[i]`` raises :class:`~x2sam.errors.X2SAMError` for a broken sample.
+    can be made of clips of equal length; of video files that were never opened, the most that it can be. ``dataset[i]`` raises :class:`~x2sam.errors.X2SAMError` for a broken sample.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Datasets by annotation format. ``open_dataset(DatasetSpec(...))`` gives a :class:`~x2sam.data.task_sample.TaskDataset`."""
+"""Datasets by annotation format: ``open_dataset(DatasetSpec(...))`` gives a dataset of task samples."""
 
 from x2sam.data.readers.registry import READERS, Reader, open_dataset
 from x2sam.data.readers.spec import DatasetSpec

@@ -21,7 +21,7 @@ MOST_PIXELS = 100_000_000
 LONGEST_TEXT = 100_000
 
 
-def read_json(path: Path, largest_mb: int = 2048) -> Node:
+def read_json(path: Path, largest_mb: int = 2048, encoding: str = "utf-8-sig") -> Node:
     """The content of a file of at most ``largest_mb`` megabytes. Numbers that are not finite are refused."""
     try:
         size = path.stat().st_size
@@ -29,7 +29,7 @@ def read_json(path: Path, largest_mb: int = 2048) -> Node:
             raise FramesError(
                 f"{path} has {size / 1e6:.0f} MB, more than {largest_mb}; split it, or raise largest_json_mb"
             )
-        value = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        value = json.loads(path.read_bytes().decode(encoding), parse_constant=_no_constant)
     except OSError as problem:
         raise FramesError(f"{path} can't be read ({problem.strerror}); check the path") from problem
     except (ValueError, RecursionError) as problem:
@@ -131,6 +131,13 @@ class Node:
         return self.get(key) if self.has(key) else Node(None, key, self)
 
 
+def one_or_many(node: Node) -> list[Node]:
+    """The entries of a list; of anything else a list of itself; none of null."""
+    if node.value is None:
+        return []
+    return node.items() if isinstance(node.value, list) else [node]
+
+
 def size_of(entry: Node) -> tuple[int, int]:
     """(H, W) of an entry with ``height`` and ``width``."""
     size = (entry.get("height").whole(1), entry.get("width").whole(1))
@@ -145,6 +152,34 @@ def inside(root: Path, name: str, where: str) -> Path:
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
         raise FramesError(f"{where} names the file {name[:120]!r}, which is not inside {root}; use a path within it")
     return root.joinpath(*path.parts)
+
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def find_picture(stem: Path) -> Path:
+    """The file that is called ``stem`` with the suffix of a picture; :class:`FramesError` when there is none."""
+    for suffix in PICTURES:
+        path = stem.with_name(stem.name + suffix)
+        if path.is_file():
+            return path
+    raise FramesError(f"there is no picture {stem} ({', '.join(PICTURES)}); check the directory of images")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a directory by name; empty where there is no directory."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    except OSError:
+        return []
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The directories within a directory by name. Raises :class:`FramesError` where it can't be listed."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir())
+    except OSError as problem:
+        raise FramesError(f"{folder} can't be listed ({problem.strerror}); check the path") from problem
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None, upright: bool = False) -> np.ndarray:

@@ -38,7 +38,10 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class PictureRecord:
-    """One line of the list; paths relative to the root, sizes in pixels."""
+    """One line of the list; paths relative to the root, sizes in pixels.
+
+    ``sequence`` and ``frame`` mark consecutive frames of a film, in all of which an id is the same object.
+    """
 
     image: str
     mask: str
@@ -48,6 +51,8 @@ class PictureRecord:
     complete: bool
     ignore_label: int
     objects: tuple[ObjectRecord, ...]
+    sequence: str = ""
+    frame: int = 0
 
 
 def _inside(root: Path, name: str, listing: Path) -> str:
@@ -73,6 +78,8 @@ def _record(entry: dict, root: Path, listing: Path) -> PictureRecord:
                 ObjectRecord(int(o["id"]), str(o["category"]), bool(o.get("thing", True)), bool(o.get("eval", True)))
                 for o in entry["objects"]
             ),
+            sequence=str(entry.get("sequence", "")),
+            frame=int(entry.get("frame", 0)),
         )
     except (KeyError, TypeError, ValueError) as problem:
         raise FramesError(
