@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from x2sam.commands import bench as bench_command
-from x2sam.commands import chat, models, segment, track, train
+from x2sam.commands import chat, data, models, segment, track, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,6 +25,7 @@ app.command("convert")(models.convert)
 app.command("download")(models.download)
 app.command("train")(train.train)
 app.command("bench")(bench_command.bench)
+app.add_typer(data.app, name="data")
 
 
 @app.command(

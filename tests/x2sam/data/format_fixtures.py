@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,8 +17,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from x2sam.data.readers import DatasetSpec
+from x2sam.data.prompts import KINDS
+from x2sam.data.readers import DatasetSpec, open_dataset
+from x2sam.data.readers.own_format import OwnExpression, OwnItem, OwnObject, OwnPhrase, write_dataset
 from x2sam.data.scenes import generate_clip, generate_picture
+from x2sam.data.task_sample import Turn
+from x2sam.data.vgd import build_prompts
 from x2sam.structures import Sample
 
 SIZE = (64, 64)
@@ -395,13 +400,51 @@ def build_expressions(root: Path) -> DatasetSpec:
     return DatasetSpec("expressions", "expressions", "refseg", root)
 
 
+def own_items(root: Path) -> list[OwnItem]:
+    """Pictures and clips with everything that the format holds; their media are written."""
+    items = []
+    for k, sample in enumerate([*scenes(2), *clips(1)]):
+        video = len(sample.frames) > 1
+        files = _write_frames(root, f"media/{k}", sample)
+        o = sample.objects[0]
+        masks = {t: {o.id: labels == o.id for o in sample.objects} for t, labels in enumerate(sample.labels)}
+        items.append(OwnItem(
+            f"task-{k}", SIZE, tuple(OwnObject(o.id, o.category, o.thing) for o in sample.objects), masks,
+            media="" if video else files[0], frames=tuple(files) if video else (), length=len(sample.frames),
+            video=video, ignore={0: sample.labels[0] == 255},
+            expressions=(OwnExpression(o.phrases[0], (o.id,)),
+                         OwnExpression(f"What is a {o.category}?", (o.id,), True, "This.")),
+            caption=f"A {o.category} is there.", phrases=(OwnPhrase(0, 2 + len(o.category), (o.id,)),),
+            turns=(Turn("What is it?", f"A {o.category}."),), split="train", complete=sample.complete,
+            provenance={"annotator": "nobody"},
+        ))  # fmt: skip
+    return items
+
+
+def build_own(root: Path) -> DatasetSpec:
+    write_dataset(root, own_items(root), {"made_by": "tests"})
+    return DatasetSpec("x2sam", "x2sam", "genseg", root, modality="image")
+
+
+def build_own_video(root: Path) -> DatasetSpec:
+    return replace(build_own(root), name="x2sam-video", modality="video")
+
+
+def build_vgd(root: Path) -> DatasetSpec:
+    """Prompts for clips of three frames of ``ytvis``."""
+    source = replace(build_ytvis(root), mode="instance", frames_per_clip=3)
+    content = build_prompts(source, open_dataset(source), tuple(KINDS), 0)
+    path = write_json(root / "prompts.json", content)
+    return DatasetSpec("vgd", "vgd", "vgdseg", path, root / "JPEGImages", source=source.annotations)
+
+
 BUILDERS: MappingProxyType[str, Callable[[Path], DatasetSpec]] = MappingProxyType({
     "coco": build_coco, "panoptic": build_panoptic, "semantic": build_semantic, "refer": build_refer,
     "reason": build_reason, "grounded": build_grounded, "grounded-video": build_grounded_video, "ytvis": build_ytvis,
     "panoptic-video": build_panoptic_video, "semantic-video": build_semantic_video, "vos": build_vos,
     "refer-video": build_refer_video, "reason-video": build_reason_video, "chat": build_chat,
     "chat-video": build_chat_video, "labelmaps": build_labelmaps, "clips": build_clips,
-    "expressions": build_expressions,
+    "expressions": build_expressions, "x2sam": build_own, "x2sam-video": build_own_video, "vgd": build_vgd,
 })  # fmt: skip
 
 

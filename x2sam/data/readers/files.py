@@ -140,9 +140,20 @@ def one_or_many(node: Node) -> list[Node]:
 
 def size_of(entry: Node) -> tuple[int, int]:
     """(H, W) of an entry with ``height`` and ``width``."""
-    size = (entry.get("height").whole(1), entry.get("width").whole(1))
+    return _bounded((entry.get("height").whole(1), entry.get("width").whole(1)), entry)
+
+
+def size_of_pair(node: Node) -> tuple[int, int]:
+    """(H, W) of a list of the two."""
+    sides = [side.whole(1) for side in node.items()]
+    if len(sides) != 2:
+        raise node.wrong("should be [height, width]")
+    return _bounded((sides[0], sides[1]), node)
+
+
+def _bounded(size: tuple[int, int], node: Node) -> tuple[int, int]:
     if size[0] * size[1] > MOST_PIXELS:
-        raise FramesError(f"{entry.where} has {size[1]} x {size[0]} pixels, more than {MOST_PIXELS}; make it smaller")
+        raise FramesError(f"{node.where} has {size[1]} x {size[0]} pixels, more than {MOST_PIXELS}; make it smaller")
     return size
 
 

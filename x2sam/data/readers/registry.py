@@ -11,11 +11,13 @@ from x2sam.data.readers.coco import CocoDataset, CocoPanopticDataset
 from x2sam.data.readers.grounded import GroundedDataset
 from x2sam.data.readers.listed import INSTANCE_TASKS
 from x2sam.data.readers.outlined import ClipsDataset, ExpressionsDataset, OutlinedDataset
+from x2sam.data.readers.own_reader import OwnDataset
 from x2sam.data.readers.reason import ReasonDataset
 from x2sam.data.readers.refer import ReferDataset
 from x2sam.data.readers.refer_video import ReferVideoDataset
 from x2sam.data.readers.semantic import SemanticDataset
 from x2sam.data.readers.spec import DatasetSpec
+from x2sam.data.readers.vgd_reader import VgdDataset
 from x2sam.data.readers.video_masks import PanopticVideoDataset, YtvisDataset
 from x2sam.data.readers.vos import VosDataset
 from x2sam.data.task_sample import TaskDataset
@@ -42,6 +44,11 @@ _VIDEO_TASKS = tuple(task for task in INSTANCE_TASKS if task != "intseg")
 _PHRASES = ("refseg", "reaseg")
 _MAPS = ("annotations", "images", "masks")
 
+
+def _open_prompts(spec: DatasetSpec) -> TaskDataset:
+    return VgdDataset(spec, open_dataset)
+
+
 READERS: Mapping[str, Reader] = MappingProxyType({
     "coco": Reader("COCO instances", CocoDataset, _PICTURE_TASKS),
     "coco-panoptic": Reader("COCO panoptic", CocoPanopticDataset, _PICTURE_TASKS, _MAPS, ("mode", "limit")),
@@ -62,6 +69,10 @@ READERS: Mapping[str, Reader] = MappingProxyType({
     "clips": Reader("video files with label maps", ClipsDataset, ("objseg", "refseg"), ("annotations",), _CUT),
     "expressions": Reader("expressions for labelled pictures and clips", ExpressionsDataset, _PHRASES,
                           ("annotations",), ("modality", *_CUT)),
+    "vgd": Reader("V-VGD prompts for another data set", _open_prompts, ("vgdseg",), ("annotations", "source"),
+                  ("images", "masks", "prompt", "limit")),
+    "x2sam": Reader("this project's own export", OwnDataset, (*INSTANCE_TASKS, *_PHRASES, "gcgseg", "chat"),
+                    ("annotations",), ("images", "split", "mode", "modality", *_CUT)),
 })  # fmt: skip
 
 
