@@ -1,32 +1,39 @@
-"""``python -m x2sam evaluate``: score a model on a directory of pictures and clips with ground truth."""
+"""``python -m x2sam evaluate``: score a model on pictures and clips with ground truth.
+
+Every command takes a model, a device, ``--limit``, ``--json FILE`` (written whole or not at all) and ``--worst DIR``.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from x2sam.errors import X2SAMError
+from x2sam.commands.common import Device, Model, Result, chosen_device, output_directory, plain_errors, write_json
+from x2sam.errors import FramesError
 from x2sam.evaluation.clicks import PROMPTS as CLICK_PROMPTS
 from x2sam.evaluation.clicks import evaluate_clicks
-from x2sam.evaluation.dataset import T
+from x2sam.evaluation.mcq import LikelyLetters, evaluate_choices, read_questions
+from x2sam.evaluation.protocol import SAMPLINGS, Protocol
 from x2sam.evaluation.referring import evaluate_referring
+from x2sam.evaluation.report import show, table_of
+from x2sam.evaluation.scenes import evaluate_scenes
 from x2sam.evaluation.video import PROMPTS as VIDEO_PROMPTS
-from x2sam.evaluation.video import evaluate_video
+from x2sam.evaluation.video import evaluate_video, peak_rss_mb
+from x2sam.evaluation.worst import WorstCases
 
 app = typer.Typer(help="Score a model on pictures and clips with ground truth.", no_args_is_help=True)
 
 Data = Annotated[Path, typer.Option("--data", help="Directory with images.json, videos.json, referring.json.")]
-Model = Annotated[str, typer.Option("--model", help="nano, auto, or a directory with a model.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N of the list.")]
 NoSnap = Annotated[bool, typer.Option("--no-snap", help="Leave out the last step that makes a mask obey its clicks.")]
-Result = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
+Worst = Annotated[
+    Path | None, typer.Option("--worst", metavar="DIR", help="Write pictures of the worst answers beside the truth.")
+]
 
 
 @app.command()
@@ -37,14 +44,16 @@ def clicks(
     clicks: Annotated[int, typer.Option(min=1, help="Prompts per object, the first included.")] = 5,
     limit: Limit = None,
     no_snap: NoSnap = False,
+    device: Device = "auto",
     result: Result = None,
+    worst: Worst = None,
 ) -> None:
     """IoU after each click, the next one always in the middle of the largest error."""
 
-    def measure(engine: Any) -> dict:
-        return evaluate_clicks(engine, data, prompt, clicks, limit, _show).summary()
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        return evaluate_clicks(engine, data, prompt, clicks, limit, show, cases).summary()
 
-    _run(model, no_snap, result, measure)
+    _run(measure, model, device, result, worst, snap=not no_snap)
 
 
 @app.command()
@@ -56,79 +65,168 @@ def video(
     memory: Annotated[str | None, typer.Option(help="How objects are remembered; by default the engine's way.")] = None,
     limit: Limit = None,
     no_snap: NoSnap = False,
+    device: Device = "auto",
     result: Result = None,
+    worst: Worst = None,
 ) -> None:
     """J and F of objects that are followed through clips, with speed and memory."""
 
-    def measure(engine: Any) -> dict:
-        return evaluate_video(engine, data, prompt, corrections, limit, _show).summary()
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        return evaluate_video(engine, data, prompt, corrections, limit, show, cases).summary()
 
-    _run(model, no_snap, result, measure, **({} if memory is None else {"memory": memory}))
+    settings = {} if memory is None else {"memory": memory}
+    _run(measure, model, device, result, worst, snap=not no_snap, **settings)
 
 
 @app.command()
 def referring(
-    data: Data, model: Model = "auto", limit: Limit = None, no_snap: NoSnap = False, result: Result = None
+    data: Data,
+    model: Model = "auto",
+    limit: Limit = None,
+    no_snap: NoSnap = False,
+    device: Device = "auto",
+    result: Result = None,
+    worst: Worst = None,
 ) -> None:
     """How well the objects that phrases mean are found."""
 
-    def measure(engine: Any) -> dict:
-        return evaluate_referring(engine, data, limit, _show).summary()
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        return evaluate_referring(engine, data, limit, show, cases).summary()
 
-    _run(model, no_snap, result, measure)
+    _run(measure, model, device, result, worst, snap=not no_snap)
 
 
-def _run(model: str, no_snap: bool, result: Path | None, measure: Callable[[Any], dict], **settings: str) -> None:
-    """Load, measure, show and write; a problem that names its cure ends the command with that sentence."""
-    console = Console()
-    # Torch takes seconds to import: --help and wrong arguments should not wait for it.
-    from x2sam.inference.engine import Engine
+@app.command()
+def scenes(
+    pictures: Annotated[int, typer.Option(min=1, help="How many pictures to generate.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other pictures.")] = 0,
+    size: Annotated[int, typer.Option(min=64, help="Height and width in pixels.")] = 320,
+    model: Model = "auto",
+    limit: Limit = None,
+    device: Device = "auto",
+    result: Result = None,
+    worst: Worst = None,
+) -> None:
+    """How well objects are found by their expressions on freshly generated pictures."""
 
-    try:
-        engine = Engine.load(model, snap=not no_snap, **settings)
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        summary = evaluate_scenes(engine, pictures, seed, size, limit, show, cases).summary()
+        return {"seed": seed, "size": size, **summary}
+
+    _run(measure, model, device, result, worst)
+
+
+@app.command()
+def mcq(
+    questions: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON list of questions with choices.")],
+    media: Annotated[Path | None, typer.Option(help="Where media paths start; by default beside FILE.")] = None,
+    model: Model = "auto",
+    limit: Limit = None,
+    device: Device = "auto",
+    result: Result = None,
+) -> None:
+    """Multiple choice about pictures and videos: [{"media", "question", "choices": [...], "answer": "B"}, ...]."""
+
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        return evaluate_choices(LikelyLetters(engine), read_questions(questions, media), limit, show).summary()
+
+    _run(measure, model, device, result, None)
+
+
+@app.command()
+def task(
+    name: Annotated[str, typer.Option("--task", help="genseg, ovseg, refseg, reaseg, intseg, objseg, vgdseg, gcgseg.")],
+    format: Annotated[str, typer.Option(help="Format of the annotations; an unknown one lists those that are known.")],
+    annotations: Annotated[str, typer.Option(help="The annotation file, or the directory of directory formats.")] = "",
+    images: Annotated[str, typer.Option(help="Where file names of pictures, frames and videos start.")] = "",
+    masks: Annotated[str, typer.Option(help="Directory of label maps, where they are files of their own.")] = "",
+    source: Annotated[str, typer.Option(help="The annotations that --annotations refers to.")] = "",
+    split: Annotated[str, typer.Option(help="Only this split, where the format has splits.")] = "",
+    mode: Annotated[str, typer.Option(help="Of panoptic sources: instance, semantic or panoptic.")] = "",
+    modality: Annotated[str, typer.Option(help="image or video, where a file holds both.")] = "",
+    prompt: Annotated[str, typer.Option(help="Drawn prompts: " + ", ".join(CLICK_PROMPTS) + ".")] = "click",
+    chunk: Annotated[int, typer.Option(min=1, help="Frames of a video that are asked together.")] = 8,
+    sampling: Annotated[str | None, typer.Option(help=", ".join(SAMPLINGS) + "; by default the task's.")] = None,
+    frames_per_clip: Annotated[int | None, typer.Option(min=1, help="Read videos in parts of so many frames.")] = None,
+    several: Annotated[bool, typer.Option("--several", help="An expression may mean several objects or none.")] = False,
+    threshold: Annotated[float | None, typer.Option(help="Least score; by default the benchmarks'.")] = None,
+    seen: Annotated[Path | None, typer.Option(help="JSON list of trained categories: followed objects apart.")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="Directory of an encoder that compares phrases.")] = None,
+    model: Model = "auto",
+    limit: Limit = None,
+    device: Device = "auto",
+    result: Result = None,
+    worst: Worst = None,
+) -> None:
+    """Any task on any annotation format, asked and scored as its published benchmark does."""
+    protocol_fields = {"chunk": chunk, "sampling": sampling, "prompt": prompt, "several": several}
+
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        # Late, as the engine itself: both bring PyTorch.
+        from x2sam.data.readers import DatasetSpec, open_dataset
+        from x2sam.evaluation.benchmark import BenchmarkModel
+        from x2sam.evaluation.loop import evaluate_task
+
+        protocol = Protocol(**protocol_fields, threshold=threshold)
+        drawn = "point" if prompt == "click" else prompt
+        spec = DatasetSpec(
+            name=Path(annotations or images).stem or format, format=format, task=name, annotations=annotations,
+            images=images, masks=masks, source=source, split=split, mode=mode, modality=modality,
+            prompt=drawn if name == "vgdseg" else "", frames_per_clip=frames_per_clip,
+        )  # fmt: skip
+        options = _options(seen, text_encoder)
+        scores = evaluate_task(
+            BenchmarkModel(engine, protocol), open_dataset(spec), protocol, options, limit, show, cases
+        )
+        return {
+            "dataset": spec.name, "format": format, "task": name, "samples": scores.samples, "answers": scores.frames,
+            "protocol": {**protocol_fields, "threshold": threshold}, "metrics": scores.metrics(),
+            "seconds": round(scores.seconds, 3), "peak_rss_mb": round(peak_rss_mb(), 1),
+        }  # fmt: skip
+
+    _run(measure, model, device, result, worst)
+
+
+def _options(seen: Path | None, text_encoder: Path | None):
+    from x2sam.evaluation.meters import MeterOptions
+    from x2sam.evaluation.text_similarity import EncoderSimilarity
+
+    options: dict[str, Any] = {}
+    if seen is not None:
         try:
-            summary = measure(engine)
+            names = json.loads(seen.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise FramesError(f"{seen} can't be read ({problem}); write a JSON list of category names") from problem
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise FramesError(f"{seen} is no list of names; write the categories that were trained on as a JSON list")
+        options["seen"] = tuple(names)
+    if text_encoder is not None:
+        options |= {"similarity": EncoderSimilarity(text_encoder), "similarity_name": text_encoder.name}
+    return MeterOptions(**options)
+
+
+def _run(
+    measure: Callable[[Any, WorstCases | None], dict],
+    model: str,
+    device: str,
+    result: Path | None,
+    worst: Path | None,
+    **settings: Any,
+) -> None:
+    """Load, measure, show and write; a problem that names its cure ends the command with that sentence."""
+    if worst is not None:
+        output_directory(worst)
+    with plain_errors():
+        # Torch takes seconds to import: --help and wrong arguments should not wait for it.
+        from x2sam.inference.engine import Engine
+
+        cases = None if worst is None else WorstCases()
+        engine = Engine.load(model, chosen_device(device), **settings)
+        try:
+            summary = measure(engine, cases)
         finally:
             engine.close()
-    except X2SAMError as problem:
-        Console(stderr=True).print(f"[red]{problem}[/red]", highlight=False)
-        raise typer.Exit(1) from problem
-    console.print(_table(summary))
-    if result is not None:
-        result.parent.mkdir(parents=True, exist_ok=True)
-        result.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-
-
-def _show(items: Iterable[T], title: str) -> Iterable[T]:
-    """A progress bar with a time estimate, on a terminal only."""
-    bar = Progress(
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not Console(stderr=True).is_terminal,
-    )
-    with bar:
-        yield from bar.track(items)
-
-
-def _table(summary: dict) -> Table:
-    """All figures of a result, nested names joined by dots."""
-    table = Table("measure", "value")
-
-    def rows(prefix: str, value: Any) -> None:
-        match value:
-            case dict():
-                for key, inner in value.items():
-                    rows(f"{prefix}.{key}" if prefix else key, inner)
-            case list():
-                table.add_row(prefix, "  ".join(f"{v:.3f}" for v in value))
-            case float():
-                table.add_row(prefix, f"{value:.3f}")
-            case _:
-                table.add_row(prefix, "-" if value is None else str(value))
-
-    rows("", summary)
-    return table
+        Console().print(table_of(summary))
+        write_json(result, summary)
+        if cases is not None and worst is not None:
+            cases.write(worst)

@@ -19,7 +19,9 @@ from x2sam.data.readers.labelmaps import LabelMapDataset
 from x2sam.errors import PromptError
 from x2sam.evaluation.contract import Opener, Session
 from x2sam.evaluation.dataset import Progress, object_mask, silent
+from x2sam.evaluation.metrics.interval import bootstrap_mean
 from x2sam.evaluation.metrics.iou import iou
+from x2sam.evaluation.worst import WorstCases, side_by_side
 from x2sam.structures import Mask, Prompt
 
 PROMPTS = ("click", "box", "scribble", "mask")
@@ -30,31 +32,46 @@ NOC_LEVELS = (80, 85, 90)
 class ClickScores:
     """IoU after each prompt of every object, and how long the answers took.
 
+    picture:  number of the picture of every object
     first_ms: of each picture, from the picture to the first mask (opening included)
     next_ms:  of every other answer, its picture being known by then
     """
 
     iou: list[list[float]] = field(default_factory=list)
     thing: list[bool] = field(default_factory=list)
+    picture: list[int] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
     next_ms: list[float] = field(default_factory=list)
 
     def summary(self) -> dict:
-        """The result as the command writes it."""
+        """The result as the command writes it.
+
+        ``miou_ci`` holds [low, high] after each prompt, 95 % over pictures; ``noc_cap`` is what an object that never
+        reaches a level counts with.
+        """
         table = np.array(self.iou, float)
         things = np.array(self.thing, bool)
         return {
             "objects": len(table),
-            "miou": _means(table),
-            "things": {"objects": int(things.sum()), "miou": _means(table[things])},
-            "stuff": {"objects": int((~things).sum()), "miou": _means(table[~things])},
+            **self._means(np.ones(len(table), bool)),
+            "things": {"objects": int(things.sum()), **self._means(things)},
+            "stuff": {"objects": int((~things).sum()), **self._means(~things)},
             "noc": {str(level): number_of_clicks(table, level / 100) for level in NOC_LEVELS},
+            "noc_cap": table.shape[1] if len(table) else None,
             "ms": {"first": _percentiles(self.first_ms), "next": _percentiles(self.next_ms)},
         }
+
+    def _means(self, chosen: np.ndarray) -> dict:
+        table = np.array(self.iou, float)[chosen]
+        pictures = [p for p, c in zip(self.picture, chosen, strict=True) if c]
+        intervals = [bootstrap_mean(column, pictures) for column in table.T] if len(table) else []
+        return {"miou": [float(v) for v in table.mean(0)] if len(table) else [], "miou_ci": intervals}
 
 
 def number_of_clicks(table: np.ndarray, level: float) -> float | None:
     """NoC: mean number of prompts until IoU reaches ``level``; an object that never does counts with all of them.
+
+    So the figure depends on how many prompts were allowed (the cap); papers often allow 20, this protocol 5.
 
     table: float (objects, prompts), IoU after each prompt; None for no objects.
     """
@@ -111,6 +128,7 @@ def evaluate_clicks(
     clicks: int = 5,
     limit: int | None = None,
     progress: Progress = silent,
+    worst: WorstCases | None = None,
 ) -> ClickScores:
     """Run the protocol on the objects with ``eval`` of ``images.json``.
 
@@ -134,9 +152,13 @@ def evaluate_clicks(
         try:
             for position, thing in enumerate(objects):
                 truth, ignore = object_mask(labels, [thing.id])
-                values, times = _refine(session, truth, ignore, str(thing.id), prompt, clicks)
+                values, times, mask = _refine(session, truth, ignore, str(thing.id), prompt, clicks)
                 scores.iou.append(values)
                 scores.thing.append(thing.thing)
+                scores.picture.append(index)
+                if worst is not None:
+                    draw = lambda p=picture, t=truth, m=mask: side_by_side(p, [t], [m])  # noqa: E731
+                    worst.offer(values[-1], f"{Path(record.image).stem}_{thing.id}_{thing.category}", draw)
                 if position == 0:
                     scores.first_ms.append(1e3 * (opening + times.pop(0)))
                 scores.next_ms.extend(1e3 * t for t in times)
@@ -147,8 +169,8 @@ def evaluate_clicks(
 
 def _refine(
     session: Session, truth: np.ndarray, ignore: np.ndarray, object_id: str, kind: str, clicks: int
-) -> tuple[list[float], list[float]]:
-    """IoU after each prompt for one object, and the seconds each answer took.
+) -> tuple[list[float], list[float], np.ndarray]:
+    """IoU after each prompt for one object, the seconds each answer took, and the last mask bool (H, W).
 
     Every request holds all clicks so far; the session knows its own answers to the shorter ones.
     """
@@ -162,16 +184,12 @@ def _refine(
         mask = answer(masks, truth.shape, object_id)
         values.append(iou(mask, truth, ignore))
         if len(values) == clicks:
-            return values, times
+            return values, times, mask
         click = next_click(truth, mask, ignore)
         if click is None:
             # Nothing is left to correct: further clicks would change nothing.
-            return values + values[-1:] * (clicks - len(values)), times
+            return values + values[-1:] * (clicks - len(values)), times, mask
         request = replace(request, points=(*request.points, click))
-
-
-def _means(table: np.ndarray) -> list[float]:
-    return [float(v) for v in table.mean(0)] if len(table) else []
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:

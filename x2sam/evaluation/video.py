@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from x2sam.evaluation.clicks import answer, first_prompt
 from x2sam.evaluation.contract import Opener, Session
 from x2sam.evaluation.dataset import Clip, Progress, object_mask, read_clips, silent
 from x2sam.evaluation.metrics.boundary import ObjectScores, mean_jf
+from x2sam.evaluation.worst import WorstCases, side_by_side
 from x2sam.structures import FrameMasks, Prompt
 
 PROMPTS = ("mask", "click")
@@ -59,6 +60,7 @@ def evaluate_video(
     corrections: int = 0,
     limit: int | None = None,
     progress: Progress = silent,
+    worst: WorstCases | None = None,
 ) -> VideoScores:
     """Follow every object of the clips with ground truth.
 
@@ -77,7 +79,8 @@ def evaluate_video(
         objects: list[ObjectScores] = []
         with VideoReader(clip.video) as video:
             for first, ids in appearances(clip).items():
-                passes = _follow(engine, video, clip, first, ids, prompt, corrections)
+                watch = None if worst is None else _watcher(worst, clip, video)
+                passes = _follow(engine, video, clip, first, ids, prompt, corrections, watch)
                 objects.extend(passes[-1].scores)
                 scores.frames += sum(p.frames for p in passes)
                 scores.seconds += sum(p.seconds for p in passes)
@@ -110,9 +113,13 @@ class Followed:
 
 
 def _follow(
-    engine: Opener, video: VideoReader, clip: Clip, first: int, ids: Sequence[int], prompt: str, corrections: int
-) -> list[Followed]:
-    """Prompt objects on frame ``first`` and follow them to the end; once more after each correction."""
+    engine: Opener, video: VideoReader, clip: Clip, first: int, ids: Sequence[int], prompt: str, corrections: int,
+    watch: Watch | None = None,
+) -> list[Followed]:  # fmt: skip
+    """Prompt objects on frame ``first`` and follow them to the end; once more after each correction.
+
+    ``watch`` sees what the last pass answers.
+    """
     labels = clip.labels(first)
     names = [str(k) for k in ids]
     targets = {str(k): [k] for k in ids}
@@ -129,7 +136,8 @@ def _follow(
         for turn in range(corrections + 1):
             if turn:
                 _correct_worst(session, clip, ids, passes[-1])
-            passes.append(score_frames(clip, session.track(names, first, len(video), "forward"), targets, first))
+            track = session.track(names, first, len(video), "forward")
+            passes.append(score_frames(clip, track, targets, first, watch if turn == corrections else None))
         return passes
     finally:
         session.close()
@@ -143,7 +151,21 @@ def _correct_worst(session: Session, clip: Clip, ids: Sequence[int], followed: F
             session.correct(frame, str(k), object_mask(clip.labels(frame), [k])[0])
 
 
-def score_frames(clip: Clip, track: Iterable[FrameMasks], targets: dict[str, Sequence[int]], after: int) -> Followed:
+Watch = Callable[[int, str, float, np.ndarray, np.ndarray], None]
+"""Told of each scored mask: frame, object, J, truth and answer bool (H, W)."""
+
+
+def _watcher(worst: WorstCases, clip: Clip, video: VideoReader) -> Watch:
+    def watch(frame: int, name: str, j: float, truth: np.ndarray, found: np.ndarray) -> None:
+        key = f"{clip.name}_{frame:05d}_{name}"
+        worst.offer(j, key, lambda: side_by_side(video[frame], [truth], [found]))
+
+    return watch
+
+
+def score_frames(
+    clip: Clip, track: Iterable[FrameMasks], targets: dict[str, Sequence[int]], after: int, watch: Watch | None = None
+) -> Followed:
     """Score what a track answers on the frames behind ``after``.
 
     targets: id in the session -> ids in the label maps. A frame without an answer counts as an empty mask.
@@ -164,18 +186,22 @@ def score_frames(clip: Clip, track: Iterable[FrameMasks], targets: dict[str, Seq
         if step.frame in missing:
             missing.discard(step.frame)
             scored.append(step.frame)
-            _score_frame(clip, step, targets, scores)
+            _score_frame(clip, step, targets, scores, watch)
     for frame in sorted(missing):
         scored.append(frame)
-        _score_frame(clip, FrameMasks(frame), targets, scores)
+        _score_frame(clip, FrameMasks(frame), targets, scores, watch)
     return Followed(list(scores.values()), scored, frames, seconds)
 
 
 def _score_frame(
-    clip: Clip, step: FrameMasks, targets: dict[str, Sequence[int]], scores: dict[str, ObjectScores]
-) -> None:
+    clip: Clip, step: FrameMasks, targets: dict[str, Sequence[int]], scores: dict[str, ObjectScores],
+    watch: Watch | None,
+) -> None:  # fmt: skip
     labels = clip.labels(step.frame)
     for name, ids in targets.items():
         truth, ignore = object_mask(labels, ids)
         own = [m for m in step.masks if m.object_id == name]
-        scores[name].add(answer(own, labels.shape, name), truth, ignore)
+        found = answer(own, labels.shape, name)
+        scores[name].add(found, truth, ignore)
+        if watch is not None:
+            watch(step.frame, name, scores[name].j[-1], truth, found)
