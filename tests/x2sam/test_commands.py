@@ -330,7 +330,7 @@ def training(monkeypatch):
 def test_train_hands_the_configuration_on(call, training):
     fine(call("train", "run.toml", "--device", "cpu", "--json", "r.json"))
     ((config, resume, device),) = training
-    assert (config.preset, config.loop.steps, resume, device) == ("tiny", 3, False, "cpu")
+    assert (config.model.preset, config.loop.steps, resume, device) == ("tiny", 3, False, "cpu")
     assert loaded("r.json")["directory"] == "run/model"
 
 

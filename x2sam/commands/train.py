@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file; x2sam/training/train.py explains it.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, see x2sam/training/settings.py.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its directory.")] = False,
     device: Device = "auto",
     result: Result = None,
@@ -36,8 +36,11 @@ def train(
         clock = Clock()
         with clock.measure("train"):
             finished = training.train(settings, resume, own_device(device))
+    if int(os.environ.get("RANK", "0")):
+        return  # one process of a group speaks for all
     write_json(result, {"directory": str(finished), "steps": settings.loop.steps, "ms": clock.ms})
-    typer.echo(f"{finished}: use it with --model {finished}")
+    use = "name it as model.segmentor of stage 3" if settings.stage.number == 1 else f"use it with --model {finished}"
+    typer.echo(f"{finished}: {use}")
 
 
 def log_to_stderr() -> None:

@@ -83,7 +83,6 @@ class CheckpointStore:
         """
         final = self.directory / f"step-{step:08d}"
         work = self.directory / f".writing-{final.name}"
-        self.directory.mkdir(parents=True, exist_ok=True)
         existing = self.steps()
         if existing and _step_of(existing[-1]) > step:
             raise CheckpointError(
@@ -91,7 +90,23 @@ class CheckpointStore:
             )
         for leftover in self.directory.glob(".writing-*"):
             shutil.rmtree(leftover)
-        work.mkdir()
+        try:
+            self._write(work, step, model, optimizer, notes, generators)
+            self._put(work, final)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(work, ignore_errors=True)
+            last = f"the last state is {existing[-1]}" if existing else "no state was saved before"
+            raise CheckpointError(
+                f"the state of step {step} can't be written to {self.directory} ({error}); {last}. Make room on the "
+                "disk and continue with --resume"
+            ) from error
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(old)
+        return final
+
+    def _write(self, work: Path, step: int, model, optimizer, notes, generators) -> None:
+        """All files of a state, on the disk when this returns."""
+        work.mkdir(parents=True)
         weights, aliases = _model_tensors(model, self.trainable_only)
         tensors, settings = flatten_optimizer(optimizer)
         save_file(weights, work / MODEL)
@@ -108,10 +123,6 @@ class CheckpointStore:
         (work / STATE).write_text(json.dumps({"sha256": _digest(state), "state": state}))
         for path in (work / MODEL, work / OPTIMIZER, work / STATE, work):
             _sync(path)
-        self._put(work, final)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(old)
-        return final
 
     def resume(
         self,
@@ -225,30 +236,27 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], settings: dict[str, Any]
 ) -> None:
-    """Inverse of :func:`flatten_optimizer`. Raises CheckpointError when the groups hold other parameters."""
+    """Gives ``optimizer`` what it knew about each parameter; its own settings (rates, decay, groups) stay.
+
+    So a run that is resumed with other settings obeys them. Raises CheckpointError when the saved optimizer moved other
+    parameters.
+    """
     current = optimizer.state_dict()["param_groups"]
-    names = _parameter_names(current)
-    saved = [group["param_names"] for group in settings["groups"]]
-    if saved != [group["param_names"] for group in current]:
-        before, now = {name for group in saved for name in group}, set(names.values())
+    index = {name: number for number, name in _parameter_names(current).items()}
+    saved = {name for group in settings["groups"] for name in group["param_names"]}
+    if saved != index.keys():
         raise CheckpointError(
-            "the optimizer of the saved run has other parameter groups "
-            f"(only saved: {sorted(before - now)[:5]}, only now: {sorted(now - before)[:5]}); "
-            "resume with the optimizer settings of that run"
+            "the optimizer of the saved run moved other parameters "
+            f"(only saved: {sorted(saved - index.keys())[:5]}, only now: {sorted(index.keys() - saved)[:5]}); "
+            "resume with the stage and the model of that run"
         )
-    index = {name: number for number, name in names.items()}
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         name, slot = key.rsplit("/", 1)
         state.setdefault(index[name], {})[slot] = value
     for name, slots in settings["scalars"].items():
         state.setdefault(index[name], {}).update(slots)
-    groups = []
-    for group, here in zip(settings["groups"], current, strict=True):
-        # JSON has no tuples, and AdamW's betas are one.
-        values = {key: type(here[key])(value) if type(value) is list else value for key, value in group.items()}
-        groups.append({**values, "params": here["params"]})
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": current})
 
 
 def random_state(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:

@@ -3,79 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from x2sam.data.clicks import next_click
 from x2sam.data.prompts import disc
 from x2sam.inference.sketch import paint_clicks, paint_mask
 from x2sam.model.mask_decoder import Condition, LevelPrediction
-from x2sam.model.vision_language import VisualRows
 from x2sam.model.x2sam import X2SAM, FrameFeatures
 from x2sam.training.episodes import Episode, Row
 from x2sam.training.losses import LossConfig, language_model_loss, segmentation_losses, single_target_losses
 from x2sam.training.matching import IGNORE_LABEL, Target
+from x2sam.training.words import Words, collate_words, read_words
 
 
 @dataclass(eq=False)
 class Batch:
     """F episodes of equal T. Rows are picture-major: all sketch rows first, then all word rows.
 
-    pixels (F, T, 3, S, S); patches and grids of all episodes; token_ids, cond_ids, seg_ids, labels (B, L) padded with
-    -1, -1, -1, -100; visual_mask, region_mask bool (B, L); owner (B,) picture of each row.
+    pixels (F, T, 3, S, S); words: what is said in each of the rows; guidance (sketches, 1, h, w); valid bool
+    (F, T, S, S); names of the episodes; broken: a sentence for every sample that could not be read; empty: how
+    many others showed no object to prompt.
     """
 
     pixels: Tensor
-    patches: Tensor
-    grids: Tensor
-    token_ids: Tensor
-    cond_ids: Tensor
-    seg_ids: Tensor
-    labels: Tensor
-    visual_mask: Tensor
-    region_mask: Tensor
-    owner: list[int]
+    words: Words
     rows: list[Row]
     sketches: int
     guidance: Tensor
     valid: Tensor
     names: list[str]
+    broken: list[str]
+    empty: int = 0
+
+    @property
+    def owner(self) -> list[int]:
+        """Picture of each row."""
+        return self.words.owner
 
     def to(self, device: torch.device | str) -> Batch:
-        values = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
-        return Batch(**values)
+        moved = {name: getattr(self, name).to(device) for name in ("pixels", "words", "guidance", "valid")}
+        return replace(self, **moved)
 
 
-def collate(episodes: Sequence[Episode]) -> Batch:
+def collate(episodes: Sequence[Episode], broken: Sequence[str] = (), empty: int = 0) -> Batch:
     owned = [(i, row) for i, e in enumerate(episodes) for row in e.sketch_rows]
     sketches = len(owned)
     owned += [(i, row) for i, e in enumerate(episodes) for row in e.word_rows]
     rows = [row for _, row in owned]
-
-    def pad(name: str, fill: int) -> Tensor:
-        arrays = [torch.from_numpy(np.asarray(getattr(r.tokens, name))) for r in rows]
-        return torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True, padding_value=fill)
-
+    words = collate_words(
+        [row.tokens for row in rows],
+        [row.regions for row in rows],
+        [i for i, _ in owned],
+        [e.patches for e in episodes],
+        [e.grid for e in episodes],
+    )
     return Batch(
         pixels=torch.stack([e.pixels for e in episodes]),
-        patches=torch.cat([e.patches for e in episodes]),
-        grids=torch.tensor([e.grid for e in episodes]),
-        token_ids=pad("token_ids", -1),
-        cond_ids=pad("cond_ids", -1),
-        seg_ids=pad("seg_ids", -1),
-        labels=pad("labels", IGNORE_LABEL),
-        visual_mask=pad("visual_mask", 0).bool(),
-        region_mask=pad("region_mask", 0).bool(),
-        owner=[i for i, _ in owned],
+        words=words,
         rows=rows,
         sketches=sketches,
         guidance=torch.from_numpy(np.stack([r.guidance for r in rows[:sketches]]))[:, None],
         valid=torch.from_numpy(np.stack([e.valid for e in episodes])),
         names=[e.name for e in episodes],
+        broken=list(broken),
+        empty=empty,
     )
 
 
@@ -96,6 +92,34 @@ class StepConfig:
     align: float = 0.0
     points: int = 1024
     click_radius: float = 4.5
+
+
+class EpisodeObjective(nn.Module):
+    """The losses of a batch of episodes; what is distributed and run in mixed precision."""
+
+    logged = (
+        "first/loss_mask", "first/loss_dice", "first/loss_cls", "words/loss_mask", "words/loss_cls", "align",
+        "language",
+    )  # fmt: skip
+
+    def __init__(self, model: X2SAM, config: StepConfig, seed: int):
+        super().__init__()
+        self.model, self.config, self.seed = model, config, seed
+
+    def forward(self, batch: Batch, number: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Losses by name (weighted) and plain numbers; random choices follow from the step's number."""
+        return training_losses(self.model, batch, self.config, np.random.default_rng((self.seed, 7, number)))
+
+    def look(self, batch: Batch) -> tuple[Tensor, LevelPrediction, np.ndarray] | None:
+        """The first picture (3, S, S), what is answered to its first drawn prompt, and the truth (N, S, S)."""
+        if not batch.sketches:
+            return None
+        model = self.model
+        encoded = model.encode(batch.pixels[:, 0])
+        condition, _ = read_conversation(model, batch, encoded.stage3, replace(self.config, language=0.0))
+        first = model.decode_pixels(encoded, first=True)[:1]
+        level = model.step(first, _rows(condition, slice(0, 1)), [model.sketch(first, batch.guidance[:1])])[-1]
+        return batch.pixels[0, 0], level, batch.rows[0].masks[0]
 
 
 def training_losses(
@@ -155,26 +179,13 @@ def training_losses(
 
 def read_conversation(model: X2SAM, batch: Batch, stage3: Tensor, config: StepConfig):
     """The condition of every row, and the language loss. ``stage3`` (F, H, W, width) of the first frames."""
-    language = model.vision_language
-    counts = (batch.grids.prod(1) // language.visual.spatial_merge_unit).tolist()
-    seen = language.see(batch.patches, batch.grids)
-    gather = lambda rows: torch.cat([rows.split(counts)[i] for i in batch.owner])  # noqa: E731
-    rows = VisualRows(gather(seen.rows), [gather(d) for d in seen.deepstack])
-    embeds = language.embed(batch.token_ids)
-    embeds = embeds.masked_scatter(batch.visual_mask[..., None], rows.rows.to(embeds.dtype))
-    regions = [
-        model.region_tokens(stage3[i : i + 1], torch.from_numpy(row.regions).to(stage3.device))
-        for i, row in zip(batch.owner, batch.rows, strict=True)
-        if len(row.regions)
-    ]
-    if regions:
-        tokens = torch.cat(regions).flatten(0, 1).to(embeds.dtype)
-        embeds = embeds.masked_scatter(batch.region_mask[..., None], tokens)
-    states = language.read(embeds, batch.visual_mask, rows.deepstack)
+    words = batch.words
+    states = read_words(model, words, stage3)
     losses = {}
     if config.language:
-        losses["language"] = config.language * language_model_loss(states, batch.labels, language.word_logits)
-    return model.condition(states, batch.cond_ids, batch.seg_ids), losses
+        head = model.vision_language.word_logits
+        losses["language"] = config.language * language_model_loss(states, words.labels, head)
+    return model.condition(states, words.cond_ids, words.seg_ids), losses
 
 
 def chosen_logits(level: LevelPrediction) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import resource
 
 import numpy as np
 import pytest
@@ -91,6 +92,44 @@ def test_resume_is_bit_exact(tmp_path):
     keys = ("lr", "initial_lr", "betas", "weight_decay", "param_names")
     for one, two in zip(optimizer.param_groups, other_optimizer.param_groups, strict=True):
         assert {key: one[key] for key in keys} == {key: two[key] for key in keys}
+
+
+def test_the_configuration_decides_about_rates_when_a_run_is_resumed(tmp_path):
+    """Saved with lr 1e-2, a tenth of it for the first layer; resumed with 4e-2, half of it for the last."""
+    store = CheckpointStore(tmp_path)
+    model, optimizer, generator = fresh(0)
+    run(model, optimizer, generator, 0, 3)
+    store.save(3, model, optimizer)
+    changed = OptimConfig(lr=4e-2, weight_decay=0.3, betas=(0.8, 0.9), lr_multipliers=(("3.", 0.5),))
+    other = Toy(1)
+    resumed = build_optimizer(other, changed)
+    store.resume(other, resumed)
+    set_learning_rate(resumed, 5, 10, changed)
+    expected = build_optimizer(Toy(1), changed)
+    set_learning_rate(expected, 5, 10, changed)
+    for one, two in zip(resumed.param_groups, expected.param_groups, strict=True):
+        assert {k: v for k, v in one.items() if k != "params"} == {k: v for k, v in two.items() if k != "params"}
+    moments = [optimizer.state[p]["exp_avg"] for p in model.parameters()]
+    assert all(
+        torch.equal(resumed.state[p]["exp_avg"], m) for p, m in zip(other.parameters(), moments, strict=True)
+    )
+
+
+def test_a_full_disk_keeps_the_last_state(tmp_path):
+    """The limit on file size fails in the middle of writing, as a full disk does."""
+    store = CheckpointStore(tmp_path)
+    model, optimizer, _ = fresh(0)
+    store.save(1, model, optimizer)
+    whole = max(file.stat().st_size for file in (tmp_path / "step-00000001").iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole // 2, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"step 2 can't be written .*step-00000001.*--resume"):
+            store.save(2, model, optimizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert store.resume(model, optimizer).step == 1
 
 
 def test_files_are_plain_tensors_and_json(tmp_path):
@@ -183,8 +222,10 @@ def test_another_model_or_optimizer_is_an_error_not_a_fallback(tmp_path):
     wider = Toy(0, width=7)
     with pytest.raises(CheckpointError, match=r"other shapes.*0\.bias \(6,\) -> \(7,\)"):
         store.resume(wider, build_optimizer(wider, CONFIG))
-    with pytest.raises(CheckpointError, match="parameter groups"):
-        store.resume(model, build_optimizer(model, OptimConfig()))
+    frozen = Toy(0)
+    frozen[0].requires_grad_(False)
+    with pytest.raises(CheckpointError, match=r"other parameters \(only saved: \['0\.bias', '0\.weight'\]"):
+        store.resume(model, build_optimizer(frozen, CONFIG))
     with pytest.raises(CheckpointError, match="names; give it"):
         store.save(2, model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(CheckpointError, match="generator called data"):
@@ -219,7 +260,7 @@ def test_other_optimizers_scalar_slots_survive(tmp_path):
     store.save(1, model, optimizer)
     other = torch.optim.SGD(list(model.named_parameters()), lr=0.5, momentum=0.9)
     store.resume(model, other)
-    assert other.param_groups[0]["lr"] == 0.1
+    assert other.param_groups[0]["lr"] == 0.5
     for parameter in model.parameters():
         assert torch.equal(other.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
 

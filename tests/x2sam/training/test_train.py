@@ -16,29 +16,23 @@ from x2sam.inference.engine import Engine
 from x2sam.structures import Point, Prompt
 from x2sam.training.episodes import EpisodeConfig
 from x2sam.training.optim import OptimConfig, build_optimizer
+from x2sam.training.recipes import build_recipe
+from x2sam.training.settings import DataConfig, LoopConfig, ModelConfig, TrainConfig, load_train_config
 from x2sam.training.steps import StepConfig
-from x2sam.training.train import (
-    Batches,
-    DataConfig,
-    LoopConfig,
-    TrainConfig,
-    load_train_config,
-    prepare,
-    train,
-    train_step,
-)
+from x2sam.training.train import make_accelerator, train, train_step
 
 
 @pytest.fixture
 def config(tmp_path) -> TrainConfig:
     return TrainConfig(
-        preset="tiny",
-        vocabulary=400,
+        model=ModelConfig(preset="tiny", vocabulary=400),
         data=DataConfig(seed=3, batch=2, clip_every=2, frames=3, workers=0),
         episode=EpisodeConfig(sketch_rows=2, word_rows=2),
         step=StepConfig(points=64),
         optim=OptimConfig(lr=1e-3),
-        loop=LoopConfig(steps=4, save_minutes=0.0, keep=9, log_every=1, directory=str(tmp_path / "run")),
+        loop=LoopConfig(
+            steps=4, save_minutes=0.0, keep=9, log_every=1, overlay_every=2, directory=str(tmp_path / "run")
+        ),
     )
 
 
@@ -65,11 +59,15 @@ def test_the_result_opens_as_an_engine(config):
 @pytest.mark.parametrize("number", [0, 1], ids=["pictures", "clip"])
 def test_the_loss_of_one_batch_falls(config, number):
     torch.set_num_threads(1)
-    config = dataclasses.replace(config, preset="tiny", step=StepConfig(points=64, refine_chance=0.0, carry=1.0))
-    model, _, builder = prepare(config)
-    optimizer = build_optimizer(model, config.optim)
-    batch = Batches(builder, config.data, model.config.preprocess.mask_size, 0).batch(number)
-    losses = [train_step(model, optimizer, batch, number, config, "cpu")["loss"] for _ in range(12)]
+    config = dataclasses.replace(config, step=StepConfig(points=64, refine_chance=0.0, carry=1.0))
+    recipe = build_recipe(config)
+    optimizer = build_optimizer(recipe.model, config.optim)
+    accelerator = make_accelerator(False, "cpu")
+    batches = recipe.steps.step(number)
+    losses = [
+        train_step(accelerator, recipe.objective, optimizer, batches, number, config.optim, 0)["loss"]
+        for _ in range(12)
+    ]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
 
 
