@@ -34,11 +34,18 @@ def sine_position(height: int, width: int, channels: int, device=None, dtype=tor
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, dropout: float = 0.0):
     """Multi-head attention of projected (B, N, C) tensors; ``mask`` is bool (B, 1, Nq, Nk), True where allowed.
 
-    Weights are never materialised by us: torch picks the fused kernel.
+    Weights are never materialised by us, torch picks the fused kernel; except in training on a CPU, where the plain
+    product is twice as fast forward and backward as either of torch's kernels for the sizes of the small models.
     """
     split = (heads, query.shape[-1] // heads)
     q, k, v = (x.unflatten(-1, split).transpose(1, 2) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    if q.requires_grad and q.device.type == "cpu":
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask is not None:
+            weights = weights.masked_fill(~mask, -torch.inf)
+        out = F.dropout(weights.softmax(-1), dropout) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
 
 
