@@ -138,8 +138,9 @@ class Straightforward:
         tracked = Tracked(object_id, condition, Rule(task, region=region), {0: Anchor(0, mask, locked=True)})
         walk = ObjectTrack(self.engine.model, [tracked], memory)
         for frame in range(len(self.frames)):
-            features = looking.features(frame) if frame == 0 else looking.later_features(frame)
-            found = walk.advance(features, sizes, frame)
+            plain = looking.later_features(frame)
+            features = looking.features(frame) if frame == 0 else plain
+            found = walk.advance(features, sizes, frame, looking.picture(frame), plain)
             if frame:
                 self._every_mask(sizes)
             yield found[object_id][0]

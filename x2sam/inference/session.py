@@ -193,11 +193,7 @@ class Session:
         the objects was prompted or corrected towards the end, from the last such frame towards the beginning. Other
         requests get in between the frames.
         """
-        with self._lock:
-            missing = [i for i in object_ids if i not in self._objects]
-            objects = [self._objects[i] for i in object_ids if i in self._objects]
-        if missing or not objects:
-            raise PromptError(f"nothing to track: {', '.join(missing) or 'no object was named'}; prompt it first")
+        objects = self.objects(object_ids)
         stop = len(self) if stop is None else min(stop, len(self))
         known = sorted({f for o in objects for f in o.anchors})
         walks = {
@@ -212,13 +208,27 @@ class Session:
             track = ObjectTrack(self.looking.model, objects, mode)
             for frame in frames:
                 first = frame == frames[0]
-                masks = self.engine.run(lambda t=track, f=frame, s=first: self._advance(t, f, s), Priority.TRACK)
+                masks = self.advance(track, frame, first)
                 if start <= frame < stop and not (number and first):
                     yield FrameMasks(frame, masks)
 
+    def objects(self, object_ids: Sequence[str]) -> list[Tracked]:
+        """What is known of the objects. Raises PromptError for those that were never prompted, and for none at all."""
+        with self._lock:
+            missing = [i for i in object_ids if i not in self._objects]
+            objects = [self._objects[i] for i in object_ids if i in self._objects]
+        if missing or not objects:
+            raise PromptError(f"nothing to track: {', '.join(missing) or 'no object was named'}; prompt it first")
+        return objects
+
+    def advance(self, track: ObjectTrack, frame: int, first: bool) -> list[Mask]:
+        """The next frame of a track, between other requests; ``first``: nothing came before it."""
+        return self.engine.run(lambda: self._advance(track, frame, first), Priority.TRACK)
+
     def _advance(self, track: ObjectTrack, frame: int, first: bool) -> list[Mask]:
-        features = self.looking.features(frame) if first else self.looking.later_features(frame)
-        found = track.advance(features, self.looking.sizes(frame), frame)
+        plain = self.looking.later_features(frame) if track.scenes is not None or not first else None
+        features = self.looking.features(frame) if first else plain
+        found = track.advance(features, self.looking.sizes(frame), frame, self.looking.picture(frame), plain)
         return [Mask(mask, score, object_id) for object_id, (mask, score) in found.items()]
 
     def close(self) -> None:

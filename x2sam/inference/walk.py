@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from x2sam.inference.follow import Follower, Scenery, Scenes, exclude
 from x2sam.inference.postprocess import Prediction, Rule, Segments, State, new_state, postprocess
 from x2sam.inference.preprocess import FrameSizes
 from x2sam.inference.sketch import paint_mask
@@ -16,6 +18,9 @@ from x2sam.model.mask_decoder import Condition, LevelPrediction
 from x2sam.model.mask_memory import MaskMemory, MemoryEntry
 from x2sam.model.memory_encoder import blend_masks
 from x2sam.model.x2sam import X2SAM, FrameFeatures
+
+Found = tuple[np.ndarray, float]
+"""A mask bool (H, W) and its score."""
 
 MODES = ("fifo", "per-object", "pinned")
 """How a track remembers.
@@ -44,9 +49,13 @@ class Walker:
         self, features: FrameFeatures, sizes: FrameSizes, time: int, extra: Sequence[MemoryEntry] = ()
     ) -> tuple[Segments, LevelPrediction]:
         """The frame's segments and the network's prediction. Nothing is remembered yet."""
-        level = self.model.step(features, self.condition, [*self.memory.read(), *extra], time)[-1]
+        level = self.step(features, time, extra)
         prediction = Prediction(level.mask_logits[0], level.class_logits[0], sizes)
         return postprocess(self.rule, prediction, self.state), level
+
+    def step(self, features: FrameFeatures, time: int, extra: Sequence[MemoryEntry] = ()) -> LevelPrediction:
+        """The network's prediction alone, for those who choose among the queries themselves."""
+        return self.model.step(features, self.condition, [*self.memory.read(), *extra], time)[-1]
 
     def remember(self, features: FrameFeatures, guidance: torch.Tensor | LevelPrediction, time: int, pin: bool = False):
         """Writes the frame: ``features`` before memory, ``guidance`` (1, 1, h, w) or the prediction to blend."""
@@ -74,7 +83,12 @@ class Tracked:
 
 
 class ObjectTrack:
-    """Several objects walked together in one direction; each frame's features are made once for all of them."""
+    """Several objects walked together in one direction; each frame's features are made once for all of them.
+
+    Models that know sketches, in every mode but ``fifo``, get the mask of the frame before as a rough sketch on this
+    one, moved along by optical flow; what they answer is one piece of evidence among others
+    (:mod:`x2sam.inference.follow`).
+    """
 
     def __init__(self, model: X2SAM, objects: Sequence[Tracked], mode: str):
         if mode not in MODES:
@@ -84,50 +98,120 @@ class ObjectTrack:
         make = lambda: shared if shared is not None else MaskMemory(model.config.memory.slots)  # noqa: E731
         self.walkers = {o.object_id: Walker(model, o.condition, o.rule, make()) for o in objects}
         self.objects = {o.object_id: o for o in objects}
-        self.last: dict[str, torch.Tensor] = {}
+        self.started: set[str] = set()
+        self.scenes = Scenes() if mode != "fifo" and model.config.memory.sketch else None
+        self.followers = {o.object_id: Follower() for o in objects} if self.scenes is not None else {}
 
-    def _carried(self, object_id: str, features: FrameFeatures, frame: int) -> list[MemoryEntry]:
-        """The mask of the frame before as a rough sketch on this one, for models that know sketches.
+    def advance(
+        self, features: FrameFeatures, sizes: FrameSizes, frame: int, picture: np.ndarray,
+        plain: FrameFeatures | None = None,
+    ) -> dict[str, Found]:  # fmt: skip
+        """Masks (H, W) and scores by object id on ``frame``; objects that no anchor was met of yet are left out.
 
-        Left out where the object was out of sight, so that only the memory says where it comes back.
+        picture: uint8 (H, W, 3), the frame itself; plain: its features as those of a later frame, where ``features``
+        are those of the first
         """
-        before = self.last.get(object_id)
-        if self.mode == "fifo" or not self.model.config.memory.sketch:
-            return []
-        if before is None or not bool((before > 0.5).any()):
-            return []
-        return [self.model.sketch(features, paint_mask(before), frame)]
+        anchors = {k: o.anchors[frame] for k, o in self.objects.items() if frame in o.anchors}
+        self.started |= anchors.keys()
+        others = [k for k in self.walkers if k in self.started and k not in anchors]
+        found: dict[str, Found] = {k: (a.mask, a.score) for k, a in anchors.items()}
+        predictions: dict[str, LevelPrediction] = {}
+        if self.scenes is None:
+            for object_id in others:
+                segments, predictions[object_id] = self.walkers[object_id].look(features, sizes, frame)
+                found[object_id] = _first_of(segments, sizes)
+        else:
+            scenery = self.scenes.look(picture, seen_features(plain or features, sizes))
+            found |= self._follow(scenery, features, sizes, frame, others, anchors)
+        self._remember(features, sizes, frame, found, anchors, predictions)
+        return {k: found[k] for k in self.walkers if k in found}
 
-    def advance(self, features: FrameFeatures, sizes: FrameSizes, frame: int) -> dict[str, tuple[np.ndarray, float]]:
-        """Masks (H, W) and scores by object id on ``frame``; objects that no anchor was met of yet are left out."""
-        out: dict[str, tuple[np.ndarray, float]] = {}
-        written: list[torch.Tensor] = []
+    def _follow(
+        self, scenery: Scenery, features: FrameFeatures, sizes: FrameSizes, frame: int, others: Sequence[str],
+        anchors: Mapping[str, Anchor],
+    ) -> dict[str, Found]:  # fmt: skip
+        """The objects that no mask is known of here. Those that are known hide them, not the other way round."""
+        scores: dict[str, float] = {}
+        masks: dict[str, np.ndarray] = {}
+        for object_id, anchor in anchors.items():
+            self.followers[object_id].learn(scenery, anchor.mask)
+        for object_id in others:
+            follower, walker = self.followers[object_id], self.walkers[object_id]
+            carried = follower.expect(scenery)
+            level = walker.step(features, frame, self._sketch(features, sizes, frame, carried))
+            net, scores[object_id] = choose_query(level, sizes, carried)
+            masks[object_id] = follower.decide(scenery, carried, net)
+        known = {k: self.followers[k].mask for k in anchors}
+        masks = {k: m for k, m in exclude({**masks, **known}).items() if k not in anchors}
+        found: dict[str, Found] = {}
+        for object_id, probability in masks.items():
+            self.followers[object_id].settle(scenery, probability)
+            mask = at_picture_size(probability, sizes.original)
+            found[object_id] = (mask, scores[object_id] if mask.any() else 0.0)
+        return found
+
+    def _sketch(
+        self, features: FrameFeatures, sizes: FrameSizes, frame: int, carried: np.ndarray | None
+    ) -> list[MemoryEntry]:
+        """Left out where the object was out of sight, so that only the memory says where it comes back."""
+        if carried is None:
+            return []
+        guidance = guidance_of(carried, sizes, tuple(features.mask_features.shape[-2:]))
+        return [self.model.sketch(features, paint_mask(guidance).to(features.mask_features), frame)]
+
+    def _remember(
+        self, features: FrameFeatures, sizes: FrameSizes, frame: int, found: Mapping[str, Found],
+        anchors: Mapping[str, Anchor], predictions: Mapping[str, LevelPrediction],
+    ) -> None:  # fmt: skip
+        """Writes the frame into the banks, in the way of the mode."""
         grid = tuple(features.mask_features.shape[-2:])
+        written: list[torch.Tensor] = []
         for object_id, walker in self.walkers.items():
-            anchor = self.objects[object_id].anchors.get(frame)
-            if anchor is not None:
-                out[object_id] = (anchor.mask, anchor.score)
-                guidance = guidance_of(anchor.mask, sizes, grid).to(features.mask_features)
-                if self.mode == "pinned":
-                    walker.remember(features, guidance, frame, pin=True)
-                elif self.mode == "per-object":
-                    walker.remember(features, guidance, frame)
-            elif object_id in self.last:
-                segments, level = walker.look(features, sizes, frame, self._carried(object_id, features, frame))
-                mask = segments.masks[0] if len(segments) else np.zeros(sizes.original, bool)
-                out[object_id] = (mask, float(segments.scores[0]) if len(segments) else 0.0)
-                guidance = blend_masks(level) if self.mode == "fifo" else guidance_of(mask, sizes, grid)
-                guidance = guidance.to(features.mask_features)
-                if self.mode != "fifo":
-                    walker.remember(features, guidance, frame)
-            else:
+            if object_id not in found:
                 continue
-            written.append(guidance)
-            self.last[object_id] = guidance
-        if self.mode == "fifo" and written:
+            blend = self.mode == "fifo" and object_id in predictions
+            guidance = blend_masks(predictions[object_id]) if blend else guidance_of(found[object_id][0], sizes, grid)
+            guidance = guidance.to(features.mask_features)
+            if self.mode == "fifo":
+                written.append(guidance)
+            else:
+                walker.remember(features, guidance, frame, pin=self.mode == "pinned" and object_id in anchors)
+        if written:
             together = torch.stack(written).amax(0)
             next(iter(self.walkers.values())).remember(features, together, frame)
-        return out
+
+
+def _first_of(segments: Segments, sizes: FrameSizes) -> Found:
+    if not len(segments):
+        return np.zeros(sizes.original, bool), 0.0
+    return segments.masks[0], float(segments.scores[0])
+
+
+def choose_query(level: LevelPrediction, sizes: FrameSizes, carried: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """The query that scores well and agrees with the mask carried along (h, w): its probability over the picture's
+    part of the grid, float32 (h', w'), and its score."""
+    height, width = (max(1, round(s / 4)) for s in sizes.scaled)
+    probability = level.mask_logits[0, :, :height, :width].float().sigmoid()
+    score = level.class_logits[0].float().softmax(-1)[:, 0]
+    value = score
+    if carried is not None:
+        here = torch.from_numpy(cv2.resize(carried, (width, height), interpolation=cv2.INTER_AREA))
+        here = here.to(probability.device)
+        both = torch.minimum(probability, here).sum((-2, -1))
+        value = score + both / torch.maximum(probability, here).sum((-2, -1)).clamp(min=1e-6)
+    best = int(value.argmax())
+    return probability[best].cpu().numpy(), float(score[best])
+
+
+def seen_features(features: FrameFeatures, sizes: FrameSizes) -> np.ndarray:
+    """float32 (h, w, C): the network's finest features over the picture's part of the grid."""
+    height, width = (max(1, round(s / 4)) for s in sizes.scaled)
+    return features.mask_features[0, :, :height, :width].float().permute(1, 2, 0).cpu().numpy()
+
+
+def at_picture_size(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """bool (H, W): where ``probability`` float32 (h, w), stretched over the picture, is more than one half."""
+    return cv2.resize(probability, size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
 
 
 def guidance_of(mask: np.ndarray, sizes: FrameSizes, grid: tuple[int, int]) -> torch.Tensor:

@@ -56,12 +56,15 @@ def tracked(clip: Looking, name: str, anchors: dict[int, np.ndarray], seed: int 
     return Tracked(name, condition, rule, {f: Anchor(f, m, 0.9) for f, m in anchors.items()})
 
 
+def step(clip: Looking, track: ObjectTrack, frame: int, first: bool) -> dict:
+    plain = clip.later_features(frame)
+    features = clip.features(frame) if first else plain
+    return track.advance(features, clip.sizes(frame), frame, clip.picture(frame), plain)
+
+
 def walked(clip: Looking, objects, mode: str, frames=range(9)) -> dict[int, dict]:
     track = ObjectTrack(clip.model, objects, mode)
-    first = frames[0]
-    return {
-        f: track.advance(clip.features(f) if f == first else clip.later_features(f), clip.sizes(f), f) for f in frames
-    }
+    return {f: step(clip, track, f, f == frames[0]) for f in frames}
 
 
 def test_an_unknown_mode_is_named(clip):
@@ -98,8 +101,9 @@ def test_tracks_are_repeatable(clip, mode):
             assert first[frame][name][1] == second[frame][name][1]
 
 
-def test_banks_of_their_own_keep_objects_apart(clip):
+def test_banks_of_their_own_keep_objects_apart(tiny_model, tiny_tokenizer):
     """What a neighbour does is nothing to an object, except where both share one bank."""
+    clip = looking_at(tiny_model, tiny_tokenizer)
     a, near = tracked(clip, "a", {0: box(4, 4, 20, 30)}), tracked(clip, "b", {0: box(30, 8, 60, 40)}, seed=1)
     written: dict[str, list[list[torch.Tensor]]] = {}
     for mode in MODES:
@@ -107,7 +111,7 @@ def test_banks_of_their_own_keep_objects_apart(clip):
         for objects in ([a], [a, near]):
             track = ObjectTrack(clip.model, objects, mode)
             for f in range(3):
-                track.advance(clip.features(f) if f == 0 else clip.later_features(f), clip.sizes(f), f)
+                step(clip, track, f, f == 0)
             written[mode].append([e.levels[0] for e in track.walkers["a"].memory.read()])
     same = {m: all(torch.equal(x, y) for x, y in zip(*written[m], strict=True)) for m in MODES}
     assert same == {"fifo": False, "per-object": True, "pinned": True}
@@ -124,7 +128,7 @@ def test_what_each_mode_keeps(clip):
     for mode in MODES:
         track = ObjectTrack(clip.model, [tracked(clip, "a", anchors)], mode)
         for frame in range(9):
-            track.advance(clip.features(0) if frame == 0 else clip.later_features(frame), clip.sizes(frame), frame)
+            step(clip, track, frame, frame == 0)
         kept[mode] = held(track, "a")
     assert kept == {"fifo": [4, 5, 6, 7, 8], "per-object": [4, 5, 6, 7, 8], "pinned": [0, 2, 4, 5, 6, 7, 8]}
 
@@ -133,7 +137,7 @@ def test_one_bank_holds_one_entry_per_frame(clip):
     objects = [tracked(clip, "a", {0: box(4, 4, 20, 30)}), tracked(clip, "b", {0: box(30, 8, 60, 40)}, seed=1)]
     track = ObjectTrack(clip.model, objects, "fifo")
     for frame in range(3):
-        track.advance(clip.features(0) if frame == 0 else clip.later_features(frame), clip.sizes(frame), frame)
+        step(clip, track, frame, frame == 0)
     assert track.walkers["a"].memory is track.walkers["b"].memory
     assert held(track, "a") == [0, 1, 2]
 
@@ -141,11 +145,11 @@ def test_one_bank_holds_one_entry_per_frame(clip):
 def test_the_papers_way_writes_the_blend_of_all_queries(clip):
     thing = tracked(clip, "a", {0: box(4, 4, 20, 30)})
     track = ObjectTrack(clip.model, [thing], "fifo")
-    track.advance(clip.features(0), clip.sizes(0), 0)
+    step(clip, track, 0, True)
     features = clip.later_features(1)
     level = clip.model.step(features, thing.condition, track.walkers["a"].memory.read(), 1)[-1]
     expected = clip.model.remember(features, blend_masks(level), 1)
-    track.advance(features, clip.sizes(1), 1)
+    track.advance(features, clip.sizes(1), 1, clip.picture(1))
     assert torch.equal(track.walkers["a"].memory.read()[-1].levels[0], expected.levels[0])
 
 

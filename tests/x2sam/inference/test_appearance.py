@@ -1,0 +1,92 @@
+"""Appearance models on colours that are known to tell, and on such that are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from x2sam.inference.appearance import ColourMemory, LocalColours, TargetModel, colour_bins, target_evidence
+
+SIZE = (48, 64)
+
+
+def flat(*colours: tuple[int, int, int]) -> np.ndarray:
+    """Lab columns of equal width."""
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    for k, colour in enumerate(colours):
+        picture[:, k * SIZE[1] // len(colours) : (k + 1) * SIZE[1] // len(colours)] = colour
+    return picture
+
+
+def left_half() -> np.ndarray:
+    inside = np.zeros(SIZE, np.float32)
+    inside[:, : SIZE[1] // 2] = 1
+    return inside
+
+
+def test_colours_tell_inside_from_outside():
+    bins = colour_bins(flat((100, 160, 128), (100, 100, 128)))
+    memory = ColourMemory()
+    memory.add(bins, left_half(), 1 - left_half())
+    found = memory.evidence(bins)
+    assert found[:, :30].min() > 2 and found[:, 34:].max() < -2
+    assert memory.trust > 0.8
+
+
+def test_colours_that_are_everywhere_are_not_trusted():
+    bins = colour_bins(flat((100, 128, 128)))
+    memory = ColourMemory()
+    memory.add(bins, left_half(), 1 - left_half())
+    assert np.abs(memory.evidence(bins)).max() < 0.1 and memory.trust < 0.1
+
+
+def test_old_frames_fade_and_copies_go_their_own_way():
+    red, green = (colour_bins(flat(c)) for c in ((100, 180, 128), (100, 80, 128)))
+    memory = ColourMemory(keep=0.5)
+    memory.add(red, left_half(), np.zeros(SIZE, np.float32))
+    other = memory.copy()
+    for _ in range(8):
+        memory.add(green, left_half(), np.zeros(SIZE, np.float32))
+        memory.add(red, np.zeros(SIZE, np.float32), left_half())
+    assert memory.evidence(red)[0, 0] < 0 < memory.evidence(green)[0, 0]
+    assert other.evidence(red)[0, 0] > 2
+
+
+def test_the_same_colour_counts_by_its_place():
+    """Both ends of the frame have one colour; only the left one is the object."""
+    lab = flat((100, 170, 128), (100, 90, 128), (100, 170, 128))
+    inside = np.zeros(SIZE, np.float32)
+    inside[:, :21] = 1
+    x, y = np.meshgrid(np.arange(SIZE[1], dtype=np.float32), np.arange(SIZE[0], dtype=np.float32))
+    found = LocalColours(lab, inside).evidence(lab, x, y)
+    assert found[:, :18].mean() > 1 and found[:, 46:].mean() < -1
+    # The frame has moved: cells are asked for where they were before.
+    assert LocalColours(lab, inside).evidence(lab, x * 0, y).mean() > -4
+    unseen = LocalColours(lab, inside).evidence(flat((250, 128, 250)), x, y)
+    assert np.abs(unseen).max() < 0.1
+
+
+def test_a_target_is_found_again():
+    rng = np.random.default_rng(0)
+    inside = (np.arange(400) < 40).astype(np.float32)
+    direction = rng.normal(size=12)
+    frame = lambda: (rng.normal(size=(400, 12)) + 2 * inside[:, None] * direction).astype(np.float32)  # noqa: E731
+    model = TargetModel()
+    assert not target_evidence([model], frame()).any()
+    model.add(frame(), inside, 1 - inside)
+    model.add(frame(), inside, 1 - inside)
+    found = target_evidence([model, TargetModel()], frame())
+    assert found[:40].mean() > 0.5 and found[40:].mean() < 0
+
+
+def test_a_frame_without_the_object_teaches_nothing():
+    model = TargetModel()
+    model.add(np.ones((4, 3), np.float32), np.zeros(4, np.float32), np.ones(4, np.float32))
+    assert model.squares is None
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (8, 8), (61, 3)])
+def test_any_size_has_places(shape):
+    lab = np.full((*shape, 3), 90, np.uint8)
+    x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
+    assert LocalColours(lab, np.ones(shape, np.float32)).evidence(lab, x, y).shape == shape
