@@ -19,6 +19,7 @@ from x2sam.errors import FramesError
 MOST_PIXELS = 100_000_000
 """Of one picture or label map. Nothing larger is decoded."""
 LONGEST_TEXT = 100_000
+_LONGEST_PATH = 2000
 
 
 def read_json(path: Path, largest_mb: int = 2048, encoding: str = "utf-8-sig") -> Node:
@@ -160,6 +161,8 @@ def _bounded(size: tuple[int, int], node: Node) -> tuple[int, int]:
 def inside(root: Path, name: str, where: str) -> Path:
     """``root / name``; :class:`FramesError` when that leaves ``root``."""
     path = PurePosixPath(name.replace("\\", "/"))
+    if len(name) > _LONGEST_PATH or any(len(part.encode("utf-8", "replace")) > 255 for part in path.parts):
+        raise FramesError(f"{where} names a file with {len(name)} letters, {name[:40]!r}...; no system has such names")
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
         raise FramesError(f"{where} names the file {name[:120]!r}, which is not inside {root}; use a path within it")
     return root.joinpath(*path.parts)

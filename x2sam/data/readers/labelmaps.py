@@ -41,6 +41,7 @@ class PictureRecord:
     """One line of the list; paths relative to the root, sizes in pixels.
 
     ``sequence`` and ``frame`` mark consecutive frames of a film, in all of which an id is the same object.
+    ``panoptic``: everything was labelled, regions too; what is not labelled nevertheless is unknown.
     """
 
     image: str
@@ -53,11 +54,12 @@ class PictureRecord:
     objects: tuple[ObjectRecord, ...]
     sequence: str = ""
     frame: int = 0
+    panoptic: bool = False
 
 
 def _inside(root: Path, name: str, listing: Path) -> str:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise FramesError(f"{listing} names {name!r}, which is outside {root}; use paths relative to that directory")
     return str(path)
 
@@ -71,7 +73,7 @@ def _record(entry: dict, root: Path, listing: Path) -> PictureRecord:
             mask=_inside(root, entry["mask"], listing),
             width=int(entry["width"]),
             height=int(entry["height"]),
-            source=entry.get("source") or (folders[-2] if len(folders) > 1 else ""),
+            source=str(entry.get("source") or (folders[-2] if len(folders) > 1 else "")),
             complete=bool(entry.get("complete", entry.get("gt_kind") == "panoptic")),
             ignore_label=int(entry.get("ignore_label", IGNORE)),
             objects=tuple(
@@ -80,8 +82,9 @@ def _record(entry: dict, root: Path, listing: Path) -> PictureRecord:
             ),
             sequence=str(entry.get("sequence", "")),
             frame=int(entry.get("frame", 0)),
+            panoptic=entry.get("gt_kind") == "panoptic",
         )
-    except (KeyError, TypeError, ValueError) as problem:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as problem:
         raise FramesError(
             f"{listing}: the entry {str(entry)[:120]} lacks or garbles a field ({problem}); correct that entry"
         ) from problem
@@ -94,10 +97,10 @@ def read_listing(root: Path) -> tuple[PictureRecord, ...]:
         raise FramesError(f"{root} has neither train.json nor images.json; name a directory of labelled pictures")
     try:
         content = json.loads(listing.read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except (RecursionError, ValueError) as problem:
         raise FramesError(f"{listing} is not JSON ({problem}); copy it again") from problem
     entries = content.get("pictures", content.get("images")) if isinstance(content, dict) else None
-    if not entries:
+    if not entries or not isinstance(entries, list):
         raise FramesError(f"{listing} lists no pictures under 'pictures' or 'images'")
     return tuple(_record(entry, root, listing) for entry in entries)
 

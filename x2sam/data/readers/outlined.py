@@ -82,7 +82,11 @@ class OutlinedDataset(ListedDataset[Outlined]):
         if len(sizes) > 1:
             raise FramesError(f"{record.name}: the frames have different sizes; make them one size")
         labels = np.stack([labels for _, labels in pairs])
-        names = {o.id: plain_name(o.category) for entry in entries for o in entry.objects}
+        # One by one, objects that the list calls too small or too hidden are not asked for.
+        asked = self.task in ("intseg", "objseg")
+        names = {
+            o.id: plain_name(o.category) for entry in entries for o in entry.objects if o.evaluate or not asked
+        }  # fmt: skip
         names = {k: name for k, name in names.items() if (labels == k).any()}
         masks = empty_masks(len(entries), len(names), labels.shape[1:], record.name)
         for n, number in enumerate(names):
@@ -93,10 +97,11 @@ class OutlinedDataset(ListedDataset[Outlined]):
             np.array([self.vocabulary.names.index(name) for name in names.values()], np.int64),
             np.zeros(len(names), bool),
             tuple(names),
+            void=np.stack([(values == 0) & entry.panoptic for entry, values in zip(entries, labels, strict=True)]),
             ignore=labels == IGNORE,
             known=self._known(entries, set(names.values())),
         )
-        facts = dict(video=True, group=record.name, frame_numbers=record.numbers) if len(entries) > 1 else {}
+        facts = dict(video=True, group=record.name, frame_numbers=record.numbers) if self.modality == "video" else {}
         return instances_sample(self.task, self._mode, truth, self.vocabulary, key=entries[0].image, **facts)
 
     def _known(self, entries: list[PictureRecord], present: set[str]) -> frozenset[int]:

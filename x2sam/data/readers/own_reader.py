@@ -98,10 +98,13 @@ def _item(entry: Node, root: Path, base: Path, vocabulary: Vocabulary) -> Stored
     names = entry.get("frames").items() if entry.has("frames") else [entry.get("media")]
     if entry.has("frames") and len(names) != length:
         raise FramesError(f"{entry.where} has {len(names)} frames but the length {length}; correct it")
+    video = entry.get("modality").text() == "video"
+    if not video and (entry.has("frames") or length > 1):
+        raise FramesError(f"{entry.where}: a picture has 'media' and the length 1; correct them, or its modality")
     caption = entry.get("caption") if entry.has("caption") else None
     turns = entry.get("turns").items() if entry.has("turns") else []
     return StoredItem(
-        entry.get("id").identity(), entry.get("modality").text() == "video",
+        entry.get("id").identity(), video,
         tuple(inside(root, name.text(), entry.where) for name in names), not entry.has("frames"),
         size_of_pair(entry.get("size")), length, entry.optional("complete").flag(), objects, labelled,
         inside(base, entry.get("masks").text(), entry.where), _expressions(entry, known),
