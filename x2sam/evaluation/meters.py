@@ -16,6 +16,7 @@ from x2sam.data.task_sample import TaskSample
 from x2sam.data.tasks import IMAGE, VIDEO, ItemKind
 from x2sam.evaluation.contract import FrameAnswer, View
 from x2sam.evaluation.metrics.boundary import ObjectScores, mean_jf
+from x2sam.evaluation.metrics.captions import meteor_stages
 from x2sam.evaluation.metrics.grounded import GroundedTotals, Similarity, common_words
 from x2sam.evaluation.metrics.interval import bootstrap_mean
 from x2sam.evaluation.metrics.iou import IouTotals, iou
@@ -313,6 +314,7 @@ class GroundedMeter:
     name, view = "grounded", "masks"
 
     def __init__(self, options: MeterOptions):
+        meteor_stages()  # what is missing is named now, not after hours
         self.totals = GroundedTotals(options.similarity, options.similarity_name)
         self._answers: list[FrameAnswer] = []
         self._sample: TaskSample | None = None

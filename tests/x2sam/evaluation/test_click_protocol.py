@@ -40,7 +40,10 @@ def test_the_first_score_by_hand(engine, data):
 
 def test_summary_has_the_agreed_keys(engine, data):
     summary = evaluate_clicks(engine, data, clicks=4).summary()
-    assert set(summary) == {"objects", "miou", "things", "stuff", "noc", "ms"}
+    assert set(summary) == {"objects", "miou", "miou_ci", "things", "stuff", "noc", "noc_cap", "ms"}
+    assert summary["noc_cap"] == 4
+    for mean, (low, high) in zip(summary["miou"], summary["miou_ci"], strict=True):
+        assert low <= mean <= high
     assert summary["objects"] == 4
     assert summary["things"]["objects"] == 3 and summary["stuff"]["objects"] == 1
     both = np.array([summary["things"]["miou"], summary["stuff"]["miou"]])

@@ -110,6 +110,8 @@ def test_referring(engine, data):
         "n": 2,
         "miou": pytest.approx((cup + both) / 2),
         "ciou": pytest.approx((400 + 592) / (3072 + 4080)),
+        # Two pictures: of all draws with replacement a quarter has one of them twice.
+        "miou_ci": [pytest.approx(cup), pytest.approx(both)],
     }
     assert summary["videos"]["n"] == 1 and 0 < summary["videos"]["JF"] < 0.5
 

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from x2sam.errors import MeasurementError
+
 _LONGEST_GRAM, _SIGMA = 4, 6.0
 
 
@@ -86,8 +88,10 @@ class _NoSynonyms:
 @cache
 def _synonyms() -> tuple[Any, str]:
     """(what nltk looks synonyms up in, name of the stages)."""
-    from nltk.corpus import wordnet
-
+    try:
+        from nltk.corpus import wordnet
+    except ImportError as problem:
+        raise MeasurementError("captions are scored with nltk, which is missing; pip install nltk") from problem
     try:
         wordnet.ensure_loaded()
     except LookupError:
@@ -96,7 +100,7 @@ def _synonyms() -> tuple[Any, str]:
 
 
 def meteor_stages() -> str:
-    """``exact+stem+synonym``, or ``exact+stem`` where nltk has no WordNet."""
+    """``exact+stem+synonym``, or ``exact+stem`` where nltk has no WordNet. MeasurementError where there is no nltk."""
     return _synonyms()[1]
 
 
