@@ -65,6 +65,13 @@ def write_labels(path: Path, labels: np.ndarray) -> Path:
     return path
 
 
+def write_grey(path: Path, labels: np.ndarray) -> Path:
+    """A PNG of one channel of 8 bits, as the layouts of ``labelmaps``, ``clips`` and ``expressions`` have them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels.astype(np.uint8)).save(path)
+    return path
+
+
 def write_segments(path: Path, numbers: np.ndarray) -> Path:
     """Panoptic ids as RGB: R + 256 G + 65536 B."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +254,7 @@ def build_panoptic_video(root: Path) -> DatasetSpec:
         images, lines = [], []
         for t, (frame, labels) in enumerate(zip(sample.frames, sample.labels, strict=True)):
             write_picture(root / "images" / f"clip{k}" / f"{t:08d}.jpg", frame)
-            write_segments(root / "panomasksRGB" / f"clip{k}" / f"{t:08d}.png", labels.astype(np.int64) * 300)
+            write_segments(root / "panomasksRGB" / f"clip{k}" / f"{t:08d}.png", labels.astype(np.int64) % 255 * 300)
             images.append({"id": f"{t:08d}", "file_name": f"{t:08d}.jpg", "height": SIZE[0], "width": SIZE[1]})
             segments = [
                 {"id": 300 * o.id, "category_id": names[o.category], "iscrowd": 0}
@@ -353,7 +360,7 @@ def build_labelmaps(root: Path) -> DatasetSpec:
     pictures = []
     for k, sample in enumerate(scenes()):
         write_picture(root / "images" / "made" / f"{k}.jpg", sample.frames[0])
-        Image.fromarray(sample.labels[0]).save(_parent(root / "masks" / "made" / f"{k}.png"))
+        write_grey(root / "masks" / "made" / f"{k}.png", sample.labels[0])
         pictures.append({
             "file": f"images/made/{k}.jpg", "mask": f"masks/made/{k}.png", "width": SIZE[1], "height": SIZE[0],
             "source": "made", "complete": sample.complete,
@@ -363,11 +370,6 @@ def build_labelmaps(root: Path) -> DatasetSpec:
     return DatasetSpec("labelmaps", "labelmaps", "genseg", root)
 
 
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def build_clips(root: Path) -> DatasetSpec:
     """Video files; also the source of ``expressions``."""
     videos, samples = [], []
@@ -375,7 +377,7 @@ def build_clips(root: Path) -> DatasetSpec:
         folder = root / "videos" / f"clip{k}"
         write_video(folder / "video.mp4", sample.frames)
         for t, labels in enumerate(sample.labels):
-            write_labels(folder / "masks" / f"{t:05d}.png", labels)
+            write_grey(folder / "masks" / f"{t:05d}.png", labels)
         objects = [{"id": o.id, "label": o.category, "expression": (*o.phrases, o.category)[0]} for o in sample.objects]
         videos.append({
             "name": f"clip{k}", "video": f"videos/clip{k}/video.mp4", "masks": f"videos/clip{k}/masks", "fps": 10,
@@ -387,7 +389,7 @@ def build_clips(root: Path) -> DatasetSpec:
     write_json(root / "videos.json", {"videos": videos})
     for k, sample in enumerate(scenes()):
         write_picture(root / "images" / f"{k}.jpg", sample.frames[0])
-        write_labels(root / "masks" / f"{k}.png", sample.labels[0])
+        write_grey(root / "masks" / f"{k}.png", sample.labels[0])
         o = sample.objects[0]
         samples.append({"image": f"images/{k}.jpg", "mask": f"masks/{k}.png", "object_ids": [o.id],
                         "expression": o.phrases[0], "kind": "referring"})  # fmt: skip

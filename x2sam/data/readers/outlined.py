@@ -183,10 +183,12 @@ def film_sample(task: str, record: FilmedClip, vocabulary: Vocabulary) -> TaskSa
     stray = sorted(set(ids) - set(names))
     if stray:
         raise FramesError(f"{record.masks}: the label maps have ids {stray} that are not listed; restore the files")
+    what = f", objects {', '.join(map(str, record.meant))}" if record.phrase else ""
     ignore, annotated = labels == IGNORE, np.array([path is not None for path in paths])
     facts = dict(
-        video=True, group=record.name, frame_numbers=record.numbers, key=f"{record.name}, frame {record.numbers[0]}"
-    )
+        video=True, group=record.name, frame_numbers=record.numbers,
+        key=f"{record.name}{what}, frame {record.numbers[0]}",
+    )  # fmt: skip
     if record.phrase:
         return TaskSample(
             task, frames, np.isin(labels, record.meant)[:, None], np.zeros(1, np.int64), (record.phrase,),

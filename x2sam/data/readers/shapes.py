@@ -28,7 +28,7 @@ def decode_rle(node: Node, size: Size) -> np.ndarray:
 
     Raises :class:`FramesError` for another size and for runs that do not fill the picture exactly.
     """
-    stated = tuple(node.get("size").numbers(2).tolist())
+    stated = tuple(side.whole(0) for side in node.get("size").items())
     if stated != size:
         raise FramesError(f"{node.where}: the mask is for {stated} but the picture is {size} as (H, W); correct it")
     counts = node.get("counts")
