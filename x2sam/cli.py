@@ -33,7 +33,7 @@ app.add_typer(data.app, name="data")
     add_help_option=False,
 )
 def evaluate(context: typer.Context) -> None:
-    """Score a model on pictures and clips with ground truth: clicks, video, referring."""
+    """Score a model: clicks, video, referring, scenes, mcq, and any task on any annotation format."""
     # Late, with everything behind the word handed on: evaluation brings its own commands, options and help.
     from x2sam.evaluation.cli import app as evaluation
 

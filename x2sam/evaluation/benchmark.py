@@ -129,8 +129,7 @@ class LookedAt:
 def rules_of(question: Question, protocol: Protocol, regions: torch.Tensor | None) -> dict[str, Rule]:
     """The rules by which an answer is read, by view; ``regions`` int64 (K, H, W) at the network's size."""
     task = question.task
-    least = task.benchmark_threshold if protocol.threshold is None else protocol.threshold
-    rule = Rule(task, least, quirks=QUIRKS)
+    rule = Rule(task, protocol.threshold_for(task), quirks=QUIRKS)
     if task.items is ItemKind.CATEGORIES:
         count = len(question.things)
         things = {"panoptic": question.things, "semantic": (False,) * count, "instances": (True,) * count}

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from x2sam.commands.common import Device, Model, Result, chosen_device, output_directory, plain_errors, write_json
+from x2sam.data.tasks import find_task
 from x2sam.errors import FramesError
 from x2sam.evaluation.clicks import PROMPTS as CLICK_PROMPTS
 from x2sam.evaluation.clicks import evaluate_clicks
@@ -111,7 +112,7 @@ def scenes(
 
     def measure(engine: Any, cases: WorstCases | None) -> dict:
         summary = evaluate_scenes(engine, pictures, seed, size, limit, show, cases).summary()
-        return {"seed": seed, "size": size, **summary}
+        return {"model": engine.version, "seed": seed, "size": size, **summary}
 
     _run(measure, model, device, result, worst)
 
@@ -128,7 +129,8 @@ def mcq(
     """Multiple choice about pictures and videos: [{"media", "question", "choices": [...], "answer": "B"}, ...]."""
 
     def measure(engine: Any, cases: WorstCases | None) -> dict:
-        return evaluate_choices(LikelyLetters(engine), read_questions(questions, media), limit, show).summary()
+        asked = read_questions(questions, media)
+        return {"model": engine.version, **evaluate_choices(LikelyLetters(engine), asked, limit, show).summary()}
 
     _run(measure, model, device, result, None)
 
@@ -159,7 +161,6 @@ def task(
     worst: Worst = None,
 ) -> None:
     """Any task on any annotation format, asked and scored as its published benchmark does."""
-    protocol_fields = {"chunk": chunk, "sampling": sampling, "prompt": prompt, "several": several}
 
     def measure(engine: Any, cases: WorstCases | None) -> dict:
         # Late, as the engine itself: both bring PyTorch.
@@ -167,20 +168,19 @@ def task(
         from x2sam.evaluation.benchmark import BenchmarkModel
         from x2sam.evaluation.loop import evaluate_task
 
-        protocol = Protocol(**protocol_fields, threshold=threshold)
+        protocol = Protocol(chunk, sampling, prompt, several, threshold)
         drawn = "point" if prompt == "click" else prompt
         spec = DatasetSpec(
             name=Path(annotations or images).stem or format, format=format, task=name, annotations=annotations,
             images=images, masks=masks, source=source, split=split, mode=mode, modality=modality,
             prompt=drawn if name == "vgdseg" else "", frames_per_clip=frames_per_clip,
         )  # fmt: skip
-        options = _options(seen, text_encoder)
-        scores = evaluate_task(
-            BenchmarkModel(engine, protocol), open_dataset(spec), protocol, options, limit, show, cases
-        )
+        options, dataset = _options(seen, text_encoder), open_dataset(spec)
+        scores = evaluate_task(BenchmarkModel(engine, protocol), dataset, protocol, options, limit, show, cases)
         return {
-            "dataset": spec.name, "format": format, "task": name, "samples": scores.samples, "answers": scores.frames,
-            "protocol": {**protocol_fields, "threshold": threshold}, "metrics": scores.metrics(),
+            "model": engine.version, "dataset": spec.name, "format": format, "task": name,
+            "modality": dataset.modality, "samples": scores.samples, "answers": scores.frames,
+            "protocol": protocol.described(find_task(name, dataset.modality)), "metrics": scores.metrics(),
             "seconds": round(scores.seconds, 3), "peak_rss_mb": round(peak_rss_mb(), 1),
         }  # fmt: skip
 

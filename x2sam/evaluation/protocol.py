@@ -45,6 +45,21 @@ class Protocol:
         if self.sampling is not None and self.sampling not in SAMPLINGS:
             raise PromptError(f"sampling {self.sampling!r} is unknown; use one of {', '.join(SAMPLINGS)}")
 
+    def sampling_for(self, task: Task) -> str:
+        return self.sampling or _SAMPLING_OF.get(task.name, "chunks")
+
+    def threshold_for(self, task: Task) -> float:
+        return task.benchmark_threshold if self.threshold is None else self.threshold
+
+    def described(self, task: Task) -> dict:
+        """What was in force, for a result: only what matters to the task."""
+        settings: dict = {"threshold": self.threshold_for(task), "several": self.several}
+        if task.modality == VIDEO:
+            settings |= {"sampling": self.sampling_for(task), "chunk": self.chunk}
+        if task.items is ItemKind.REGIONS:
+            settings["prompt"] = self.prompt
+        return settings
+
 
 @dataclass(frozen=True, eq=False)
 class Question:
@@ -117,7 +132,7 @@ def chunks_of(sample: TaskSample, task: Task, protocol: Protocol) -> list[tuple[
     known = np.arange(len(sample.frames)) if sample.annotated is None else np.flatnonzero(sample.annotated)
     if task.modality != VIDEO:
         return [(int(k),) for k in known]
-    sampling = protocol.sampling or _SAMPLING_OF.get(task.name, "chunks")
+    sampling = protocol.sampling_for(task)
     if sampling == "spread":
         cuts = [sorted(set(linspace_indices(len(known), min(SPREAD_FRAMES, len(known)))))] if len(known) else []
     elif sampling == "interleaved":

@@ -56,6 +56,8 @@ class FakeSession:
 class FakeEngine:
     """Hands out sessions and keeps a log of everything that is asked of them."""
 
+    version = "fake-1"
+
     def __init__(self):
         self.log = []
         self.session_type = FakeSession

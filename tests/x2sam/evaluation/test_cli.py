@@ -69,7 +69,7 @@ def test_scenes(loads, tmp_path):
     assert run.exit_code == 0, run.output
     result = json.loads((tmp_path / "r.json").read_text())
     assert set(result) == {
-        "seed", "size", "pictures", "objects", "miou", "miou_ci", "ciou", "things", "stuff",
+        "model", "seed", "size", "pictures", "objects", "miou", "miou_ci", "ciou", "things", "stuff",
     }  # fmt: skip
     assert (tmp_path / "worst" / "index.json").is_file()
 
@@ -114,10 +114,12 @@ def test_any_task_on_any_format(oracle, loads, tmp_path):
     assert run.exit_code == 0, run.output
     result = json.loads((tmp_path / "r.json").read_text())
     assert set(result) == {
-        "dataset", "format", "task", "samples", "answers", "protocol", "metrics", "seconds", "peak_rss_mb",
+        "model", "dataset", "format", "task", "modality", "samples", "answers", "protocol", "metrics", "seconds",
+        "peak_rss_mb",
     }  # fmt: skip
     assert result["samples"] == 2 and result["metrics"]["overlap"]["giou"] == 1.0
-    assert oracle[0].prompt == "box" and result["protocol"]["prompt"] == "box"
+    assert oracle[0].prompt == "box"
+    assert result["protocol"] == {"threshold": 0.5, "several": False, "prompt": "box"}
     assert (tmp_path / "w" / "index.json").is_file()
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from stand_ins import sample
 
+from x2sam.data.tasks import find_task
 from x2sam.errors import PromptError
 from x2sam.evaluation.protocol import Protocol, ignored, name_of, plan, views_of
 
@@ -127,3 +128,12 @@ def test_names_and_ignored_pixels():
 def test_wrong_settings(wrong):
     with pytest.raises(PromptError, match="use"):
         Protocol(**wrong)
+
+
+def test_what_was_in_force_is_told():
+    assert Protocol().described(find_task("reaseg", "video")) == {
+        "threshold": 0.0, "several": False, "sampling": "interleaved", "chunk": 8,
+    }  # fmt: skip
+    given = Protocol(sampling="chunks", threshold=0.3, several=True)
+    assert given.described(find_task("refseg", "video"))["sampling"] == "chunks"
+    assert given.described(find_task("refseg", "image")) == {"threshold": 0.3, "several": True}

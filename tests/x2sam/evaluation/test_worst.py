@@ -50,6 +50,7 @@ def test_side_by_side():
     assert out.shape == (10, 20 + 8 + 20, 3)
     # Colour 1 is dark red: half of it over half of the picture.
     assert out[0, 0].tolist() == [50 + 64, 50, 50] and out[0, 15].tolist() == [100] * 3
+    assert out[0, 9].tolist() == [255, 255, 0]
     assert out[9, 19].tolist() == [255] * 3
     assert (out[:, 20:28] == 255).all()
     assert out[0, 28 + 15].tolist() == [114, 50, 50] and out[9, 28].tolist() == [100] * 3
