@@ -157,9 +157,9 @@ def follow_clip(
     for frame, labels in enumerate(sample.labels):
         for number in ids:
             recorders[str(number)].truth = labels == number
-        found = session.advance(track, frame, frame == 0)
-        for mask, score in zip(found, scores, strict=True) if frame else ():
-            score.add(mask.mask, labels == int(mask.object_id))
+        found = session.advance(track, frame, frame == 0).found
+        for number, score in zip(ids, scores, strict=True) if frame else ():
+            score.add(found[str(number)][0], labels == number)
     session.close()
     return [n for r in recorders.values() for n in r.noted], scores
 

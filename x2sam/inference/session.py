@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,14 @@ from x2sam.data.tasks import CategoryList, Task, find_task, task_of
 from x2sam.errors import PromptError
 from x2sam.inference.conversation import Query, query_of, render
 from x2sam.inference.looking import Looking
+from x2sam.inference.meeting import Stop, from_the_other_side, meet, meeting_frames, span_before
 from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Prediction, Rule, postprocess
 from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap
 from x2sam.inference.refine_weights import embedded_weights
 from x2sam.inference.scheduler import Priority
-from x2sam.inference.walk import Anchor, ObjectTrack, Tracked
+from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
 from x2sam.structures import FrameMasks, Mask, Prompt
 
 if TYPE_CHECKING:
@@ -205,12 +206,39 @@ class Session:
             raise PromptError(f"the direction is forward, backward or both, not {direction!r}")
         mode = memory or self.engine.memory
         for number, frames in enumerate(walks[direction]):
-            track = ObjectTrack(self.looking.model, objects, mode)
-            for frame in frames:
-                first = frame == frames[0]
-                masks = self.advance(track, frame, first)
-                if start <= frame < stop and not (number and first):
+            for frame, masks in self._walk(objects, frames, mode):
+                if start <= frame < stop and not (number and frame == frames[0]):
                     yield FrameMasks(frame, masks)
+
+    def _walk(self, objects: Sequence[Tracked], frames: range, mode: str) -> Iterator[tuple[int, list[Mask]]]:
+        """Masks frame by frame. On the way to a frame that a person corrected they come once that has been reached
+        and walked back from."""
+        track = ObjectTrack(self.looking.model, objects, mode)
+        ahead = meeting_frames(objects, frames) if track.followers else []
+        waiting: list[Stop] = []
+        for frame in frames:
+            stop = self.advance(track, frame, frame == frames[0])
+            if frame == frames[0] or not ahead:
+                yield frame, _masks_of(stop.found)
+                continue
+            waiting.append(stop)
+            if frame == ahead[0]:
+                ahead.pop(0)
+                for one, found in self._met(objects, waiting, frames.step, mode):
+                    yield one, _masks_of(found)
+                waiting = []
+
+    def _met(
+        self, objects: Sequence[Tracked], waiting: Sequence[Stop], step: int, mode: str
+    ) -> Iterator[tuple[int, dict[str, Found]]]:
+        """The stops on the way to a corrected frame, the last of ``waiting``, with what the walk back from it finds."""
+        end = waiting[-1].frame
+        returning = from_the_other_side(objects, end)
+        track = ObjectTrack(self.looking.model, returning, mode)
+        spans = {o.object_id: span_before(o, end, step) for o in returning}
+        back = {s.frame: self.advance(track, s.frame, s.frame == end) for s in (reversed(waiting) if returning else ())}
+        for stop in waiting:
+            yield stop.frame, meet(stop, back[stop.frame], end, spans) if stop.frame in back else dict(stop.found)
 
     def objects(self, object_ids: Sequence[str]) -> list[Tracked]:
         """What is known of the objects. Raises PromptError for those that were never prompted, and for none at all."""
@@ -221,15 +249,16 @@ class Session:
             raise PromptError(f"nothing to track: {', '.join(missing) or 'no object was named'}; prompt it first")
         return objects
 
-    def advance(self, track: ObjectTrack, frame: int, first: bool) -> list[Mask]:
+    def advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
         """The next frame of a track, between other requests; ``first``: nothing came before it."""
         return self.engine.run(lambda: self._advance(track, frame, first), Priority.TRACK)
 
-    def _advance(self, track: ObjectTrack, frame: int, first: bool) -> list[Mask]:
-        plain = self.looking.later_features(frame) if track.scenes is not None or not first else None
+    def _advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
+        plain = self.looking.later_features(frame) if track.followers or not first else None
         features = self.looking.features(frame) if first else plain
-        found = track.advance(features, self.looking.sizes(frame), frame, self.looking.picture(frame), plain)
-        return [Mask(mask, score, object_id) for object_id, (mask, score) in found.items()]
+        sizes = self.looking.sizes(frame)
+        found = track.advance(features, sizes, frame, self.looking.picture(frame), plain)
+        return Stop(frame, found, track.probabilities(), sizes.original)
 
     def close(self) -> None:
         """Forgets the media's features and everything prompted."""
@@ -270,6 +299,10 @@ class Session:
         for mask in (*prompt.masks, *([] if prompt.previous is None else [prompt.previous])):
             if mask.shape != (height, width):
                 raise PromptError(f"the mask is {mask.shape[1]} x {mask.shape[0]}, the picture {width} x {height}")
+
+
+def _masks_of(found: Mapping[str, Found]) -> list[Mask]:
+    return [Mask(mask, score, object_id) for object_id, (mask, score) in found.items()]
 
 
 def _key_of(prompt: Prompt, frame: int) -> tuple:

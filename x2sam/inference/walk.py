@@ -126,6 +126,10 @@ class ObjectTrack:
         self._remember(features, sizes, frame, found, anchors, predictions)
         return {k: found[k] for k in self.walkers if k in found}
 
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """Of the frame walked last, float32 (h, w) on the working grid; only of objects that are followed."""
+        return {k: f.mask for k, f in self.followers.items() if f.mask is not None}
+
     def _follow(
         self, scenery: Scenery, features: FrameFeatures, sizes: FrameSizes, frame: int, others: Sequence[str],
         anchors: Mapping[str, Anchor],
