@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from x2sam.data.readers.files import MOST_PIXELS, inside
+from x2sam.data.readers.files import LONGEST_TEXT, MOST_PIXELS, inside
 from x2sam.data.readers.shapes import encode_rle
 from x2sam.data.task_sample import Turn
 from x2sam.errors import FramesError
@@ -185,6 +185,10 @@ def check_item(item: OwnItem, directory: Path) -> None:
         raise refuse("a picture has one frame and one file; set video, or correct length and frames")
     for name in (item.media,) if item.media else item.frames:
         inside(directory, name, f"item {item.id!r}")
+    texts = [item.id, *(o.category for o in item.objects), *(e.text for e in item.expressions)]
+    texts += [e.answer for e in item.expressions if e.answer is not None] + [item.caption] * (item.caption is not None)
+    if not all(text.strip() and len(text) <= LONGEST_TEXT for text in texts):
+        raise refuse("an id, category, expression, answer or caption is empty or too long; leave it out")
     known = {o.id for o in item.objects}
     if len(known) < len(item.objects) or min(known, default=1) < 1:
         raise refuse("object ids are numbers from 1, each once")
@@ -207,7 +211,7 @@ def _write_json(path: Path, value: object) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(value, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+        part.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
         os.replace(part, path)
     except OSError as problem:
         raise FramesError(f"{path} can't be written ({problem.strerror}); choose another place") from problem
