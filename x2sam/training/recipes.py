@@ -18,6 +18,7 @@ from x2sam.data.engine import Build, DataEngine
 from x2sam.data.engine_rows import RowBuilder
 from x2sam.data.readers import open_dataset
 from x2sam.data.task_sample import TaskDataset
+from x2sam.errors import TrainingError
 from x2sam.inference.conversation import ChatEncoder
 from x2sam.inference.preprocess import PreprocessConfig
 from x2sam.model.mask_decoder import LevelPrediction
@@ -86,6 +87,9 @@ def episodes(config: TrainConfig, place: Place) -> Recipe:
 
 
 def stage1(config: TrainConfig, place: Place) -> Recipe:
+    wordy = [spec.name for spec in config.datasets if spec.task == "chat"]
+    if wordy:
+        raise TrainingError(f"stage 1 learns masks without words; take {', '.join(wordy)} out of its datasets")
     model = begin_stage1(config)
     views = model.config.preprocess
     engine = data_engine(config, RowBuilder(config.engine, views).without_words, place)

@@ -88,10 +88,8 @@ def make_accelerator(autocast: bool, device: str) -> Accelerator:
     """
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
-    found = DistributedDataParallelKwargs(
-        find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if autocast else "no", kwargs_handlers=[found])
+    together = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if autocast else "no", kwargs_handlers=[together])
 
 
 def resume_run(
