@@ -26,6 +26,7 @@ from x2sam.inference.postprocess import Prediction, Quirks, Rule, Segments, Stat
 from x2sam.inference.preprocess import linspace_indices, rate_indices, region_masks
 from x2sam.inference.scheduler import Priority
 from x2sam.model.mask_memory import MaskMemory
+from x2sam.model.x2sam import FrameFeatures
 
 QUIRKS = Quirks(leave_unclaimed=False, rate_small=False)
 """As published where figures depend on it: every pixel gets its best category, masks are rated at picture size."""
@@ -114,16 +115,19 @@ class LookedAt:
     ) -> dict[str, Segments]:  # fmt: skip
         """The network once, its answer read by every rule, and what later frames remember of it."""
         model = self.looking.model
-        features = (
-            self.looking.features(place) if time == 0
-            else model.decode_pixels(self.looking.encoded(place), first=False)
-        )  # fmt: skip
+        features = self.looking.features(place) if time == 0 else self._later_features(place)
         level = model.step(features, reading.condition, memory.read(), time)[-1]
         prediction = Prediction(level.mask_logits[0], level.class_logits[0], self.looking.sizes(place))
         found = {view: postprocess(rule, prediction, states[view]) for view, rule in rules.items()}
         if not last:
             memory.push(model.remember(features, level, time))
         return found
+
+    def _later_features(self, place: int) -> FrameFeatures:
+        """Of a frame behind the first, kept while the cache holds it: several objects are followed through a chunk."""
+        looking = self.looking
+        make = lambda: looking.model.decode_pixels(looking.encoded(place), first=False)  # noqa: E731
+        return looking.cache.get((looking.key, "later", place), make)
 
 
 def rules_of(question: Question, protocol: Protocol, regions: torch.Tensor | None) -> dict[str, Rule]:

@@ -51,13 +51,17 @@ class Protocol:
     def threshold_for(self, task: Task) -> float:
         return task.benchmark_threshold if self.threshold is None else self.threshold
 
+    def prompt_for(self, task: Task) -> str:
+        """Followed objects are shown by their mask, as the benchmarks do."""
+        return "mask" if task.select == "object" else self.prompt
+
     def described(self, task: Task) -> dict:
         """What was in force, for a result: only what matters to the task."""
         settings: dict = {"threshold": self.threshold_for(task), "several": self.several}
         if task.modality == VIDEO:
             settings |= {"sampling": self.sampling_for(task), "chunk": self.chunk}
         if task.items is ItemKind.REGIONS:
-            settings["prompt"] = self.prompt
+            settings["prompt"] = self.prompt_for(task)
         return settings
 
 
@@ -207,11 +211,10 @@ def _all_like_these(sample: TaskSample, task: Task, frames, number: int, protoco
 
 
 def _drawn(sample: TaskSample, frame: int, target: int, protocol: Protocol) -> np.ndarray:
-    """bool (H, W): a region prompt for one mask. Followed objects are shown by their mask, as the benchmarks do."""
+    """bool (H, W): a region prompt for one mask."""
     truth = sample.masks[frame, target]
-    kind = "mask" if sample.modality == VIDEO and find_task(sample.task, VIDEO).select == "object" else protocol.prompt
-    nothing = np.zeros(truth.shape, bool)
-    return prompt_region(first_prompt(kind, truth, nothing), truth.shape, CLICK_RADIUS)
+    prompt = first_prompt(protocol.prompt_for(task_of_sample(sample)), truth, np.zeros(truth.shape, bool))
+    return prompt_region(prompt, truth.shape, CLICK_RADIUS)
 
 
 _ASK = {

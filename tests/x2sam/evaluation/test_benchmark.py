@@ -112,6 +112,13 @@ def test_followed_objects_start_where_they_are_prompted(tiny_engine):
     assert all(len(a.views["masks"].masks) == 1 for a in first[1])
 
 
+def test_frames_are_looked_at_once_for_all_objects(tiny_engine, monkeypatch):
+    calls, real = [], tiny_engine.model.decode_pixels
+    monkeypatch.setattr(tiny_engine.model, "decode_pixels", lambda e, first: calls.append(first) or real(e, first))
+    ask(tiny_engine, made("objseg", 3, labels=(0, 1), items=("a", "b")))
+    assert calls == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("task", "most", "shown"),
     [("vgdseg", 16, (0, 2, 5, 7)), ("refseg", 16, tuple(range(8))), ("refseg", 4, (0, 2, 4, 7))],

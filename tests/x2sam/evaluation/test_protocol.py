@@ -137,3 +137,5 @@ def test_what_was_in_force_is_told():
     given = Protocol(sampling="chunks", threshold=0.3, several=True)
     assert given.described(find_task("refseg", "video"))["sampling"] == "chunks"
     assert given.described(find_task("refseg", "image")) == {"threshold": 0.3, "several": True}
+    assert given.described(find_task("objseg", "video"))["prompt"] == "mask"
+    assert Protocol(prompt="box").described(find_task("vgdseg", "image"))["prompt"] == "box"

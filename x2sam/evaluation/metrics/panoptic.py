@@ -6,7 +6,7 @@ occur. VPQ is from Kim et al., "Video Panoptic Segmentation" (CVPR 2020): the sa
 frames, where a segment is its tube through the window.
 
 It is written here because the library at hand (torchmetrics 1.9) does not count a true segment as missed when the
-answer leaves its pixels unlabelled, and takes three seconds for a picture.
+answer leaves its pixels unlabelled, and takes seconds for a picture.
 """
 
 from __future__ import annotations
