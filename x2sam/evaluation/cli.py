@@ -146,7 +146,7 @@ def task(
     split: Annotated[str, typer.Option(help="Only this split, where the format has splits.")] = "",
     mode: Annotated[str, typer.Option(help="Of panoptic sources: instance, semantic or panoptic.")] = "",
     modality: Annotated[str, typer.Option(help="image or video, where a file holds both.")] = "",
-    prompt: Annotated[str, typer.Option(help="Drawn prompts: " + ", ".join(CLICK_PROMPTS) + ".")] = "click",
+    prompt: Annotated[str, typer.Option(help="Drawn prompts: point, " + ", ".join(CLICK_PROMPTS) + ".")] = "click",
     chunk: Annotated[int, typer.Option(min=1, help="Frames of a video that are asked together.")] = 8,
     sampling: Annotated[str | None, typer.Option(help=", ".join(SAMPLINGS) + "; by default the task's.")] = None,
     frames_per_clip: Annotated[int | None, typer.Option(min=1, help="Read videos in parts of so many frames.")] = None,
@@ -168,7 +168,8 @@ def task(
         from x2sam.evaluation.benchmark import BenchmarkModel
         from x2sam.evaluation.loop import evaluate_task
 
-        protocol = Protocol(chunk, sampling, prompt, several, threshold)
+        # Benchmarks say point where a person says click; either is understood.
+        protocol = Protocol(chunk, sampling, "click" if prompt == "point" else prompt, several, threshold)
         drawn = "point" if prompt == "click" else prompt
         spec = DatasetSpec(
             name=Path(annotations or images).stem or format, format=format, task=name, annotations=annotations,

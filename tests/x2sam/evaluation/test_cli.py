@@ -109,6 +109,9 @@ def oracle(monkeypatch):
 def test_any_task_on_any_format(oracle, loads, tmp_path):
     spec = build_all(tmp_path)["coco"]
     where = ["--annotations", str(spec.annotations), "--images", str(spec.images)]
+    for prompt in ("point", "click"):
+        run = CliRunner().invoke(app, ["task", "--task", "intseg", "--format", "coco", *where, "--prompt", prompt])
+        assert run.exit_code == 0 and oracle.pop().prompt == "click"
     rest = ["--prompt", "box", "--limit", "2", "--json", str(tmp_path / "r.json"), "--worst", str(tmp_path / "w")]
     run = CliRunner().invoke(app, ["task", "--task", "intseg", "--format", "coco", *where, *rest])
     assert run.exit_code == 0, run.output
