@@ -20,6 +20,7 @@ MOST_PIXELS = 100_000_000
 """Of one picture or label map. Nothing larger is decoded."""
 LONGEST_TEXT = 100_000
 _LONGEST_PATH = 2000
+_ORIENTATION = 0x0112
 
 
 def read_json(path: Path, largest_mb: int = 2048, encoding: str = "utf-8-sig") -> Node:
@@ -163,7 +164,7 @@ def inside(root: Path, name: str, where: str) -> Path:
     path = PurePosixPath(name.replace("\\", "/"))
     if len(name) > _LONGEST_PATH or any(len(part.encode("utf-8", "replace")) > 255 for part in path.parts):
         raise FramesError(f"{where} names a file with {len(name)} letters, {name[:40]!r}...; no system has such names")
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or path.parts[0][1:2] == ":":
         raise FramesError(f"{where} names the file {name[:120]!r}, which is not inside {root}; use a path within it")
     return root.joinpath(*path.parts)
 
@@ -206,7 +207,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None, upright: bool 
     try:
         with Image.open(path) as picture:
             _check_pixels(path, picture.size)
-            turned = picture.getexif().get(0x0112, 1) >= 5
+            turned = picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
             if upright or (turned and size is not None and picture.size == size and size[0] != size[1]):
                 picture = ImageOps.exif_transpose(picture)
             pixels = np.asarray(picture.convert("RGB"))

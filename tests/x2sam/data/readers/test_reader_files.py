@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from x2sam.data.readers import files
@@ -120,3 +122,33 @@ def test_label_maps_of_all_kinds(tmp_path):
     assert read_map(colour).tolist() == (values.astype(int) * (1 + 256 + 65536)).tolist()
     with pytest.raises(FramesError, match="annotations are for"):
         read_map(grey, (3, 3))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    st.floats(0.1, 1),
+)
+def test_damaged_pictures_are_read_or_told(tmp_path, kind, changes, kept):
+    path = tmp_path / "damaged"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.arange(600, dtype=np.uint8).reshape(20, 30)).save(path, kind, exif=exif)
+    content = bytearray(path.read_bytes())
+    for place, value in changes:
+        # Mostly the head, where the sizes and tables are.
+        content[int(place**3 * len(content))] = value
+    path.write_bytes(content[: int(kept * len(content))])
+    for read in (read_picture, lambda p: read_picture(p, upright=True), read_map):
+        try:
+            read(path)
+        except FramesError as problem:
+            assert "damaged" in str(problem)
+
+
+def test_an_orientation_that_is_no_number_turns_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = b"\x06"
+    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "a.png", exif=exif)
+    assert read_picture(tmp_path / "a.png", (10, 20)).shape == (10, 20, 3)

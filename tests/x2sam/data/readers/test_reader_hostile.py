@@ -90,7 +90,7 @@ def _json_files(spec: DatasetSpec) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
 def test_damaged_entries(built, name, seed):
     rng = random.Random(seed)
