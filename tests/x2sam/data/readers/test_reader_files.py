@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,7 @@ def test_label_maps_of_all_kinds(tmp_path):
         read_map(grey, (3, 3))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),
@@ -148,7 +150,10 @@ def test_damaged_pictures_are_read_or_told(tmp_path, kind, changes, kept):
 
 
 def test_an_orientation_that_is_no_number_turns_nothing(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = b"\x06"
-    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "a.png", exif=exif)
-    assert read_picture(tmp_path / "a.png", (10, 20)).shape == (10, 20, 3)
+    # One entry of the kind "undefined", which Pillow gives as bytes.
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 7, 1, b"\x06\0\0\0", 0)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(path, exif=exif)
+    assert type(Image.open(path).getexif()[0x0112]) is bytes
+    for upright in (False, True):
+        assert read_picture(path, (10, 20), upright).shape == (10, 20, 3)
