@@ -3,9 +3,9 @@
 One loop for everything that is trained: the embedded model on episodes, and the stages of the 4B model. What is in the
 file is told by :mod:`x2sam.training.settings`, what is trained by :mod:`x2sam.training.recipes`.
 
-On several GPUs, or several processes on CPUs: ``accelerate launch -m x2sam train CONFIG``, or ``torchrun
---nproc-per-node 2 -m x2sam train CONFIG``. A step depends on the seed, its number and the number of processes only, so
-a resumed run sees the data that the dead one would have seen.
+On one or several GPUs: ``accelerate launch -m x2sam train CONFIG``. With several processes on a CPU: ``torchrun
+--nproc-per-node 2 -m x2sam train CONFIG`` (which works on GPUs too). A step depends on the seed, its number and the
+number of processes only, so a resumed run sees the data that the dead one would have seen.
 """
 
 from __future__ import annotations
@@ -193,5 +193,8 @@ def finish(accelerator: Accelerator, recipe: Recipe, skipped: Skipped, directory
                 f"the finished model can't be written to {directory} ({error}); its last state is saved: make room and "
                 "run again with --resume"
             ) from error
+    # Until the first process has written the model the others wait with the interpreter's lock released. So the threads
+    # of the process group can let go of their last tensors; it could not be closed while they wait for that lock.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return directory

@@ -227,6 +227,16 @@ def _write_frames(root: Path, name: str, sample: Sample) -> list[str]:
     return names
 
 
+def build_sa1b(root: Path) -> DatasetSpec:
+    for k, sample in enumerate(scenes()):
+        folder = root / f"sa_{k // 2:06d}"
+        write_picture(folder / f"sa_{k}.jpg", sample.frames[0])
+        outlines = [{"id": o.id, "segmentation": rle(sample.labels[0] == o.id)} for o in sample.objects if o.thing]
+        image = {"image_id": k, "file_name": f"sa_{k}.jpg", "height": SIZE[0], "width": SIZE[1]}
+        write_json(folder / f"sa_{k}.json", {"image": image, "annotations": outlines})
+    return DatasetSpec("sa1b", "sa1b", "genseg", root)
+
+
 def build_ytvis(root: Path) -> DatasetSpec:
     samples = clips()
     names = _ids(samples)
@@ -446,7 +456,8 @@ BUILDERS: MappingProxyType[str, Callable[[Path], DatasetSpec]] = MappingProxyTyp
     "panoptic-video": build_panoptic_video, "semantic-video": build_semantic_video, "vos": build_vos,
     "refer-video": build_refer_video, "reason-video": build_reason_video, "chat": build_chat,
     "chat-video": build_chat_video, "labelmaps": build_labelmaps, "clips": build_clips,
-    "expressions": build_expressions, "x2sam": build_own, "x2sam-video": build_own_video, "vgd": build_vgd,
+    "expressions": build_expressions, "sa1b": build_sa1b, "x2sam": build_own, "x2sam-video": build_own_video,
+    "vgd": build_vgd,
 })  # fmt: skip
 
 

@@ -211,7 +211,7 @@ def test_broken_samples_are_replaced_by_their_neighbours_and_named():
     assert Counter(broken) == {
         "listed number 2: picture 2 is torn": 1, "listed number 3: picture 3 is torn": 2,
     } and empty == 1  # fmt: skip
-    with pytest.raises(TrainingError, match="listed: 8 samples one after the other can't be used.*torn"):
+    with pytest.raises(TrainingError, match=r"listed: 8 samples one after the other can't be used.*torn"):
         DataEngine([Listed(broken=range(8))], RowBuilder().build).step(0)
 
 

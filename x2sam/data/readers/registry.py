@@ -15,6 +15,7 @@ from x2sam.data.readers.own_reader import OwnDataset
 from x2sam.data.readers.reason import ReasonDataset
 from x2sam.data.readers.refer import ReferDataset
 from x2sam.data.readers.refer_video import ReferVideoDataset
+from x2sam.data.readers.sa1b import Sa1bDataset
 from x2sam.data.readers.semantic import SemanticDataset
 from x2sam.data.readers.spec import DatasetSpec
 from x2sam.data.readers.vgd_reader import VgdDataset
@@ -59,6 +60,7 @@ READERS: Mapping[str, Reader] = MappingProxyType({
     "grounded": Reader("captions with masks", GroundedDataset, ("gcgseg",), takes=("modality", "frames_per_clip",
                                                                                   "limit")),
     "chat": Reader("LLaVA conversations", ChatDataset, ("chat",), takes=("modality", "frames_per_clip", "limit")),
+    "sa1b": Reader("SA-1B, outlines without names", Sa1bDataset, ("genseg", "intseg"), ("annotations",)),
     "ytvis": Reader("YouTube-VIS", YtvisDataset, _VIDEO_TASKS, takes=_CUT),
     "panoptic-video": Reader("VIPSeg", PanopticVideoDataset, _VIDEO_TASKS, _MAPS, ("mode", *_CUT)),
     "vos": Reader("DAVIS, YouTube-VOS", VosDataset, ("objseg",), takes=("source", "split", *_CUT)),
