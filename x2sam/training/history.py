@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from x2sam.errors import TrainingError
+
 log = logging.getLogger(__name__)
 
 
@@ -60,15 +62,23 @@ class History:
         pace = (time.monotonic() - self.began) / self.count
         means = {key: float(np.mean(found)) for key, found in self.sums.items()}
         self.sums.clear()
+        record = {key: float(f"{value:.6g}") for key, value in means.items()}
+        left = (self.total - step) * pace / 60
+        record |= {"step": step, "seconds_per_step": round(pace, 3), "minutes_left": round(left, 1)}
+        try:
+            self._write(step, means, json.dumps(record))
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} can't be written ({error.strerror}); make room on the disk and continue with --resume"
+            ) from error
+        log.info("%s", json.dumps(record))
+
+    def _write(self, step: int, means: Mapping[str, float], line: str) -> None:
         if self.board is not None:
             for key, value in means.items():
                 self.board.add_scalar(key, value, step)
-        record = {key: float(f"{value:.5g}") for key, value in means.items()}
-        left = (self.total - step) * pace / 60
-        record |= {"step": step, "seconds_per_step": round(pace, 3), "minutes_left": round(left, 1)}
         with self.path.open("a") as out:
-            out.write(json.dumps(record) + "\n")
-        log.info("%s", json.dumps(record))
+            out.write(line + "\n")
 
     def show(self, step: int, name: str, picture: np.ndarray) -> None:
         """A picture uint8 (H, W, 3) for TensorBoard."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +19,11 @@ from safetensors.torch import load_file
 
 from tests.x2sam.training.conftest import stage_config
 from x2sam.errors import CheckpointError, TrainingError
-from x2sam.training import recipes
+from x2sam.training import checkpoint, recipes
 from x2sam.training.batches import Skipped
+from x2sam.training.checkpoint import CheckpointStore
+from x2sam.training.losses import total_loss
+from x2sam.training.optim import build_optimizer
 from x2sam.training.recipes import build_recipe
 from x2sam.training.train import make_accelerator, resume_run, train, train_step
 
@@ -91,9 +95,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(few, tmp_path):
     path = write_config(tmp_path / "run.toml", few, killed, steps)
     command = [sys.executable, "-m", "x2sam", "train", str(path), "--device", "cpu"]
     process = subprocess.Popen(command, cwd=ROOT, env=PLAIN, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (killed / "states" / "step-00000002").is_dir() and process.poll() is None:
-        assert time.monotonic() < deadline, "no state was saved in two minutes"
+        assert time.monotonic() < deadline, "no state was saved"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -111,7 +115,7 @@ def test_two_processes_share_a_step(few, tmp_path):
     path = write_config(tmp_path / "run.toml", few, tmp_path / "run", 3)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "x2sam", "train", str(path), "--device", "cpu"]
-    done = subprocess.run(command, cwd=ROOT, env=PLAIN, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=PLAIN, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("use it with --model") == 1  # one speaks for all
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3]
@@ -166,22 +170,18 @@ def test_broken_samples_are_counted_and_told(few, tmp_path, torn, caplog):
     assert record["broken"] == len(told)
     # a resumed run goes on counting
     recipe = build_recipe(config)
-    store = train.__globals__["CheckpointStore"](tmp_path / "states", trainable_only=True)
-    optimizer = train.__globals__["build_optimizer"](recipe.model, config.optim)
+    store = CheckpointStore(tmp_path / "states", trainable_only=True)
+    optimizer = build_optimizer(recipe.model, config.optim)
     _, skipped = resume_run(make_accelerator(False, "cpu"), store, recipe.model, optimizer, config)
     assert skipped.broken == len(told) and skipped.seen == 2 * recipe.length
 
 
 def test_too_many_broken_samples_stop_the_run():
-    batch = recipes_batch(broken=["torn"] * 4, names=["a"] * 10)
+    batch = SimpleNamespace(broken=["torn"] * 4, names=["a"] * 10, empty=0)
     skipped = Skipped(0.1)
-    skipped.add([batch, batch, batch])  # 12 of 30 are more than 10 + 3? not yet: 12 <= 13
+    skipped.add([batch, batch, batch])  # 12 of 30, and 10 + 0.1 * 30 = 13 may be
     with pytest.raises(TrainingError, match=r"16 broken samples among 40; mend the data or raise data.broken.*torn"):
-        skipped.add([batch])  # 16 > 10 + 4
-
-
-def recipes_batch(**fields):
-    return type("Batch", (), {"empty": 0, **fields})()
+        skipped.add([batch])  # 16 of 40, where 14 may be
 
 
 def test_values_that_are_not_finite_stop_the_run_and_name_step_and_samples(few, tmp_path):
@@ -189,7 +189,7 @@ def test_values_that_are_not_finite_stop_the_run_and_name_step_and_samples(few, 
     recipe = build_recipe(config)
     with torch.no_grad():
         recipe.model.text_projector.model[2].weight[0, 0] = torch.nan
-    optimizer = train.__globals__["build_optimizer"](recipe.model, config.optim)
+    optimizer = build_optimizer(recipe.model, config.optim)
     batches = recipe.steps.step(4)
     before = {name: value.clone() for name, value in recipe.model.named_parameters()}
     accelerator = make_accelerator(False, "cpu")
@@ -201,8 +201,6 @@ def test_values_that_are_not_finite_stop_the_run_and_name_step_and_samples(few, 
 
 def test_a_full_disk_stops_the_run_with_its_last_state_kept(few, tmp_path, monkeypatch):
     config = stage_config(3, few[2:], tmp_path, 3, save_minutes=0.0, tensorboard=False)
-    from x2sam.training import checkpoint
-
     write, calls = checkpoint.save_file, []
 
     def full(tensors, path, *rest):
@@ -236,9 +234,9 @@ def test_half_precision_and_recomputed_states_learn_the_same_loss(few, tmp_path)
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(change)):
             for number in range(4):
                 for batch in recipe.steps.step(number):
-                    losses_, _ = recipe.objective(batch, number)
-                    sum(losses_.values()).backward()
-                    found.setdefault(name, []).append(float(sum(losses_.values())))
+                    loss = total_loss(recipe.objective(batch, number)[0])
+                    loss.backward()
+                    found.setdefault(name, []).append(loss.item())
         kinds = {p.dtype for p in recipe.model.parameters() if p.requires_grad}
         assert kinds == {torch.float32}
         assert all(p.grad is not None for n, p in recipe.model.named_parameters() if "lora_B" in n)
