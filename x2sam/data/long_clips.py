@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from x2sam.data.cutouts import Cutout, cut_out
-from x2sam.data.masks import drop_small, label_areas
+from x2sam.data.masks import IGNORE, drop_small, label_areas
 from x2sam.data.readers.labelmaps import DAILY_LIFE, LabelMapDataset
 from x2sam.data.scene_render import Lens, compose, photograph
 from x2sam.errors import FramesError
@@ -163,9 +163,21 @@ def _smear(step: np.ndarray) -> np.ndarray | None:
     return kernel / kernel.sum()
 
 
+def _draw_lens(rng: np.random.Generator) -> Lens:
+    return Lens(
+        blur=rng.uniform(0.3, 0.9) if rng.random() < 0.3 else 0.0,
+        noise=rng.gamma(2.0, 1.5) if rng.random() < 0.5 else 0.0,
+        quality=int(rng.integers(40, 95)) if rng.random() < 0.7 else 0,
+    )
+
+
 class LongClips:
     """``clips[i]`` is a :class:`Sample` of ``frames`` frames at ``size`` (H, W); the object with id 1 is always in the
-    first frame, as a rule others too. ``least_visible``: its share of the frame there, at least."""
+    first frame, as a rule others too.
+
+    least_visible: its share of the frame there, at least
+    in_place: share of clips whose objects stay where their picture shows them, among their like; only the camera moves
+    """
 
     def __init__(
         self,
@@ -175,9 +187,11 @@ class LongClips:
         size: Size = (270, 480),
         boosts: Mapping[str, float] = DAILY_LIFE,
         least_visible: float = 0.004,
+        in_place: float = 0.35,
     ):
         self.pictures = LabelMapDataset(root)
-        self.seed, self.frames, self.size, self.least_visible = seed, frames, size, least_visible
+        self.seed, self.frames, self.size = seed, frames, size
+        self.least_visible, self.in_place = least_visible, in_place
         everyday = np.array([boosts.get(r.source, 0.0) for r in self.pictures.records])
         # Backdrops are of all sources, objects of everyday ones where there are any.
         self._ground = np.cumsum(self.pictures.weights(boosts=boosts))
@@ -213,7 +227,7 @@ class LongClips:
                 if category is None or found.category == category or trial > 15:
                     return found
         if found is None:
-            raise FramesError("these pictures hold no countable object that is large enough to cut out; name other ones")
+            raise FramesError("these pictures hold no countable object that is large enough to cut out; name others")
         return found
 
     def _mover(self, rng: np.random.Generator, cutout: Cutout, value: int, start: np.ndarray, reach: float) -> _Mover:
@@ -284,6 +298,52 @@ class LongClips:
         return views
 
     def _make(self, rng: np.random.Generator) -> Sample:
+        return self._in_place(rng) if rng.random() < self.in_place else self._composed(rng)
+
+    def _in_place(self, rng: np.random.Generator) -> Sample:
+        """A camera over one picture that bends a little: its objects where they are, among others of their kind."""
+        for _ in range(30):
+            sample = self._draw(rng, self._ground)
+            areas = label_areas(sample.labels[0]) / sample.labels[0].size
+            large = [o for o in sample.objects if 0.01 <= areas[o.id] <= 0.4]
+            if large:
+                break
+        else:
+            return self._composed(rng)
+        chosen = [large[k] for k in rng.permutation(len(large))[:3]]
+        h, w = self.size
+        picture, whole = sample.frames[0], sample.labels[0]
+        # The first object's number is 1 in every clip.
+        labels = np.where(whole == IGNORE, np.uint8(IGNORE), np.uint8(0))
+        for number, thing in enumerate(chosen, 1):
+            labels[whole == thing.id] = number
+        scale = max(h / picture.shape[0], w / picture.shape[1]) * rng.uniform(1.0, 1.6)
+        middle = np.argwhere(labels == 1).mean(0)[::-1]
+        centre = np.array([w, h]) / 2 + rng.normal(0, 0.12, 2) * (w, h)
+        fit = np.array([[scale, 0, 0], [0, scale, 0]])
+        fit[:, 2] = centre - scale * middle
+        still = _draw_path(rng, np.zeros(2), 0.0, 0.0, self.frames)
+        bends = _fields(rng, (h, w), 0.02)
+        bend = _draw_path(rng, np.zeros(2), 0.3, rng.choice((0.0, 0.3, 0.7)), self.frames)
+        lens, frames, maps = _draw_lens(rng), [], []
+        x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+        for t, view in enumerate(self._views(rng, still)):
+            inverse = cv2.invertAffineTransform(compose(view, fit))
+            moved = np.tensordot(bend.at(t).astype(np.float32), bends, 1) + np.stack([x, y], -1) + np.float32(0.5)
+            at = (moved @ inverse[:, :2].T + inverse[:, 2] - 0.5).astype(np.float32)
+            seen = cv2.remap(picture, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            frames.append(photograph(seen, lens, rng))
+            maps.append(cv2.remap(labels, at, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT))
+        kept = drop_small(np.stack(maps), range(1, 1 + len(chosen)))
+        objects = tuple(
+            SampleObject(number, thing.category, thing.thing)
+            for number, thing in enumerate(chosen, 1)
+            if number in kept[1]
+        )
+        return Sample(np.stack(frames), kept[0], objects, complete=False, source="long_clips")
+
+    def _composed(self, rng: np.random.Generator) -> Sample:
+        """Cut-outs that move over a picture."""
         h, w = self.size
         movers = self._movers(rng)
         views = self._views(rng, next(m for m in movers if m.value == 1).place)
@@ -294,11 +354,7 @@ class LongClips:
         fit = np.array([[scale, 0, 0], [0, scale, 0]])
         fit[:, 2] = np.array([w, h]) / 2 - fit[:, :2] @ (picture.shape[1] / 2, picture.shape[0] / 2)
         exposure = rng.uniform(0, 0.7)
-        lens = Lens(
-            blur=rng.uniform(0.3, 0.9) if rng.random() < 0.3 else 0.0,
-            noise=rng.gamma(2.0, 1.5) if rng.random() < 0.5 else 0.0,
-            quality=int(rng.integers(40, 95)) if rng.random() < 0.7 else 0,
-        )
+        lens = _draw_lens(rng)
         frames, maps = [], []
         for t, view in enumerate(views):
             seen = cv2.warpAffine(picture, compose(view, fit), (w, h), borderMode=cv2.BORDER_REFLECT)

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from x2sam.data.long_clips import LongClips
 from x2sam.data.masks import label_areas
+from x2sam.data.noisy_masks import noisy_mask
 from x2sam.evaluation.metrics.boundary import ObjectScores, mean_jf
 from x2sam.inference.follow import Follower, Scenery
-from x2sam.inference.follow_terms import Evidence, fine_terms, rough_terms
+from x2sam.inference.follow_terms import Evidence, doubt_around, fine_terms, rough_terms
 from x2sam.inference.follow_weights import FILE, REGIMES, STAGES, FollowWeights, plain_weights, read_weights
 from x2sam.inference.walk import ObjectTrack
 from x2sam.structures import Sample
@@ -79,9 +80,10 @@ class Samples:
     def add(self, situation: Met, terms: np.ndarray) -> None:
         cells = self.rng.integers(0, situation.truth.size, CELLS_PER_FRAME)
         drawn = terms.reshape(-1, terms.shape[-1])[cells]
-        doubt = situation.seen.flow.doubt.ravel()[cells, None]
+        flow = situation.seen.flow
+        doubt, around = (d.ravel()[cells, None] for d in (flow.doubt, doubt_around(flow.doubt)))
         weight = np.full(CELLS_PER_FRAME, situation.share * situation.truth.size / CELLS_PER_FRAME, np.float32)
-        gated = np.concatenate([drawn, drawn * doubt], 1).astype(np.float32)
+        gated = np.concatenate([drawn, drawn * doubt, drawn * around], 1).astype(np.float32)
         self.rows.append((gated, situation.truth.ravel()[cells], weight, np.float32(situation.outside)))
 
     def fit(self, steps: int, start: np.ndarray) -> np.ndarray:
@@ -126,13 +128,33 @@ def fit(situations: Sequence[Met], steps: int, before: FollowWeights, rng: np.ra
 
 
 class Recorder(Follower):
-    """A follower that notes down some of the situations that it meets."""
+    """A follower that notes down some of the situations that it meets.
 
-    def __init__(self, weights: FollowWeights, rng: np.random.Generator, share: float):
+    share:  of the frames, that are noted
+    shaken: of the frames, before which its mask is spoiled, so that getting back to the object is learned: generated
+            objects are followed with fewer errors than real ones
+    helped: of the frames, after which it gets the true mask: who never had a good mask would not learn that one can be
+            carried along
+    """
+
+    def __init__(
+        self, weights: FollowWeights, rng: np.random.Generator, share: float, shaken: float = 0.0, helped: float = 0.0
+    ):
         super().__init__(weights)
-        self.rng, self.share = rng, share
+        self.rng, self.share, self.shaken, self.helped = rng, share, shaken, helped
         self.truth: np.ndarray | None = None
         self.noted: list[Met] = []
+
+    def expect(self, scenery: Scenery) -> np.ndarray | None:
+        if self.rng.random() < self.shaken and not self.lost:
+            spoiled = noisy_mask(self.mask > 0.5, self.rng).astype(np.float32)
+            self.mask = cv2.GaussianBlur(spoiled, (0, 0), 1.0)
+        return super().expect(scenery)
+
+    def settle(self, scenery: Scenery, found: np.ndarray) -> None:
+        if self.truth is not None and self.rng.random() < self.helped:
+            found = cv2.resize(self.truth.astype(np.float32), scenery.shape[::-1], interpolation=cv2.INTER_AREA)
+        super().settle(scenery, found)
 
     def decide(self, scenery: Scenery, carried: np.ndarray | None, net: np.ndarray) -> np.ndarray:
         if self.truth is not None and self.rng.random() < self.share:
@@ -141,8 +163,9 @@ class Recorder(Follower):
 
 
 def follow_clip(
-    engine: Engine, sample: Sample, weights: FollowWeights, rng: np.random.Generator, share: float = 0.0
-) -> tuple[list[Met], list[ObjectScores]]:
+    engine: Engine, sample: Sample, weights: FollowWeights, rng: np.random.Generator, share: float = 0.0,
+    shaken: float = 0.0, helped: float = 0.0,
+) -> tuple[list[Met], list[ObjectScores]]:  # fmt: skip
     """Follows the clip's objects, given by their masks on its first frame, as a session does: what was noted of a
     ``share`` of the frames, and the scores of each object."""
     session = engine.open(sample.frames)
@@ -151,7 +174,7 @@ def follow_clip(
     for number in ids:
         session.correct(0, str(number), sample.labels[0] == number)
     track = ObjectTrack(looking.model, session.objects([str(k) for k in ids]), "pinned")
-    recorders = {str(k): Recorder(weights, rng, share) for k in ids}
+    recorders = {str(k): Recorder(weights, rng, share, shaken, helped) for k in ids}
     track.followers.update(recorders)
     scores = [ObjectScores() for _ in ids]
     for frame, labels in enumerate(sample.labels):
@@ -166,12 +189,12 @@ def follow_clip(
 
 def gather(
     engine: Engine, clips: LongClips, indices: Sequence[int], weights: FollowWeights, rng: np.random.Generator,
-    share: float,
+    share: float = 0.0, shaken: float = 0.0, helped: float = 0.0,
 ) -> tuple[list[Met], dict[str, float]]:  # fmt: skip
     """All clips of ``indices``: what was noted, and mean J and F over their objects."""
     noted, scores = [], []
     for index in indices:
-        more, own = follow_clip(engine, clips[index], weights, rng, share)
+        more, own = follow_clip(engine, clips[index], weights, rng, share, shaken, helped)
         noted += more
         scores += own
     return noted, mean_jf(scores)
@@ -182,28 +205,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory with train.json")
     parser.add_argument("--model", default="nano", help="nano, or a directory")
     parser.add_argument("--out", type=Path, default=FILE, help="by default the weights of the package")
-    parser.add_argument("--start", type=Path, help="weights to start from; by default what is carried along")
+    parser.add_argument("--start", type=Path, default=FILE, help="weights to start from, by default the package's")
+    parser.add_argument("--fresh", action="store_true", help="start from what is carried along alone")
     parser.add_argument("--measure", action="store_true", help="only follow with --start, on clips never fitted to")
-    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--frames", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--share", type=float, default=0.3, help="of the frames met, that are fitted to")
+    parser.add_argument("--shaken", type=float, default=0.05, help="of the frames, before which the mask is spoiled")
+    parser.add_argument("--helped", type=float, default=0.2, help="of the frames, after which the mask is set right")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     from x2sam.inference.engine import Engine
 
-    weights = read_weights(options.start) if options.start else plain_weights()
+    weights = plain_weights() if options.fresh else read_weights(options.start)
     with Engine.load(options.model) as engine:
         if options.measure:
             clips = LongClips(options.data, options.seed + MEASURED, frames=options.frames)
-            _, scores = gather(engine, clips, range(options.clips), weights, np.random.default_rng(0), 0.0)
+            _, scores = gather(engine, clips, range(options.clips), weights, np.random.default_rng(0))
             print(", ".join(f"{k} {v:.3f}" for k, v in scores.items()), f"on {options.clips} clips")
             return
         clips = LongClips(options.data, options.seed, frames=options.frames)
         for turn in range(options.rounds):
             rng = np.random.default_rng((options.seed, turn))
-            noted, scores = gather(engine, clips, range(options.clips), weights, rng, options.share)
+            noted, scores = gather(
+                engine, clips, range(options.clips), weights, rng, options.share, options.shaken, options.helped
+            )
             print(f"round {turn + 1} of {options.rounds}: J&F {scores['JF']:.3f} with the weights before it")
             weights = fit(noted, options.steps, weights, rng)
             weights.save(options.out)

@@ -21,6 +21,7 @@ ROUGH_TERMS = (
     "carried_around",  # the same, blurred
     "depth",  # distance to that mask's outline, inside positive, in sizes of the object
     "depth_cells",  # the same in cells, short range
+    "outline",  # the same within a cell or two: what is carried along grows soft, its outline stays where it is
     "pushed",  # the mask before, every cell of it sent to where it went
     "colour",  # colours of the frames that a person or a prompt gave
     "colour_trusted",  # the same, times how well they told the object from the rest there
@@ -47,6 +48,7 @@ FINE_TERMS = (
     "colour_now",  # colours inside the first result against those outside
     "carried",
     "depth_cells",
+    "outline",
     "local_around",
     "target",
     "net",
@@ -92,6 +94,11 @@ def outline_distance(inside: np.ndarray) -> np.ndarray:
     return deep - cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, 3)
 
 
+def doubt_around(doubt: np.ndarray) -> np.ndarray:
+    """float32 (h, w): how much doubt there is in a cell's surroundings, 0..1."""
+    return np.minimum(2 * _blur(doubt, _WIDE), 1)
+
+
 def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(values, (0, 0), sigma)
 
@@ -99,13 +106,13 @@ def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
 def rough_terms(seen: Evidence) -> np.ndarray:
     """float32 (h, w, len(ROUGH_TERMS))."""
     zero = np.zeros(seen.bins.shape, np.float32)
-    carried = depth = depth_cells = moves = zero
+    carried = depth = depth_cells = outline = moves = zero
     if seen.carried is not None:
         carried = log_odds(seen.carried)
         inside = seen.carried > 0.5
         apart = outline_distance(inside)
         depth = np.clip(apart / max(float(np.sqrt(inside.sum())), 4.0), -1, 1)
-        depth_cells = np.clip(apart / 8, -1, 1)
+        depth_cells, outline = np.clip(apart / 8, -1, 1), np.clip(apart / 1.5, -1, 1)
         moves = moves_along(seen.flow, seen.carried)
     pushed = zero if seen.pushed is None else log_odds(seen.pushed)
     colour, recent = seen.anchored.evidence(seen.bins), seen.recent.evidence(seen.bins)
@@ -114,7 +121,7 @@ def rough_terms(seen: Evidence) -> np.ndarray:
     target = np.clip(seen.target, -2, 2)
     net = log_odds(seen.net)
     return _stack(
-        carried, _blur(carried, _NEAR), depth, depth_cells, pushed,
+        carried, _blur(carried, _NEAR), depth, depth_cells, outline, pushed,
         colour, trusted, _blur(trusted, _NEAR),
         recent, trusted_now, _blur(trusted_now, _NEAR),
         local, _blur(local, _NEAR),
@@ -132,13 +139,12 @@ def fine_terms(seen: Evidence, rough: np.ndarray, terms: np.ndarray) -> np.ndarr
     now = ColourMemory()
     now.add(seen.bins, probability**2, (1 - probability) ** 2)
     lab = seen.lab.astype(np.float32)
-    carried, depth_cells, local, target, net = (
-        terms[..., ROUGH_TERMS.index(name)] for name in ("carried", "depth_cells", "local_around", "target", "net")
-    )
+    names = ("carried", "depth_cells", "outline", "local_around", "target", "net")
+    carried, depth_cells, outline, local, target, net = (terms[..., ROUGH_TERMS.index(name)] for name in names)
     return _stack(
         rough, _blur(rough, _NEAR), probability,
         guided_filter(lab, probability, _EDGE_RADIUS, 3e-3), guided_filter(lab, probability, _EDGE_WIDE, 2e-3),
-        now.evidence(seen.bins), carried, depth_cells, local, target, net,
+        now.evidence(seen.bins), carried, depth_cells, outline, local, target, net,
         np.ones_like(rough),
     )  # fmt: skip
 

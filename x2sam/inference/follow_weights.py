@@ -11,24 +11,29 @@ from pathlib import Path
 import numpy as np
 
 from x2sam.errors import WeightsError
-from x2sam.inference.follow_terms import FINE_TERMS, ROUGH_TERMS
+from x2sam.inference.follow_terms import FINE_TERMS, ROUGH_TERMS, doubt_around
 
 FILE = Path(__file__).parent.parent / "data" / "follow.json"
 REGIMES = ("seen", "lost")
-GATES = ("always", "doubt")
+GATES = ("always", "doubt", "doubt_around")
 STAGES: Mapping[str, Sequence[str]] = {"rough": ROUGH_TERMS, "fine": FINE_TERMS}
 
 
 @dataclass(frozen=True, eq=False)
 class FollowWeights:
-    """``table[stage][regime]``: float32 (gates, terms). The second gate is times the flow's doubt at the cell."""
+    """``table[stage][regime]``: float32 (gates, terms).
+
+    Of the gates the first counts as it is, the second times the flow's doubt at the cell, the third times the doubt in
+    its surroundings: where all moves as one, what was carried along is right.
+    """
 
     table: Mapping[str, Mapping[str, np.ndarray]]
 
     def score(self, stage: str, regime: str, terms: np.ndarray, doubt: np.ndarray) -> np.ndarray:
         """float32 (h, w): log-odds of all evidence (h, w, terms) together."""
-        always, doubtful = self.table[stage][regime]
-        return terms @ always + doubt * (terms @ doubtful)
+        always, doubtful, unquiet = self.table[stage][regime]
+        around = doubt_around(doubt)
+        return terms @ always + doubt * (terms @ doubtful) + around * (terms @ unquiet)
 
     def save(self, path: Path) -> None:
         """A weight is found by stage, regime, gate and the name of its term."""
@@ -71,15 +76,24 @@ def embedded_weights() -> FollowWeights:
 def plain_weights() -> FollowWeights:
     """What was carried along and little else: where fitting starts."""
     start = {
-        ("rough", "seen"): {"carried": 0.8, "local_around": 0.3, "colour_trusted": 0.2, "target": 0.5},
-        ("rough", "lost"): {"target": 2.0, "colour_around": 0.5, "net": 0.2, "one": -4.0},
-        ("fine", "seen"): {"rough": 0.6, "edges": 4.0, "one": -2.0},
-        ("fine", "lost"): {"rough": 0.6, "edges": 4.0, "one": -2.0},
+        ("rough", "seen", "always"): {
+            "carried": 0.5,
+            "outline": 3.0,
+            "local": 0.4,
+            "colour_trusted": 0.3,
+            "target": 1.0,
+        },
+        ("rough", "seen", "doubt_around"): {"outline": -2.5},
+        ("rough", "lost", "always"): {"target": 2.0, "colour_around": 0.5, "one": -4.0},
+        ("fine", "seen", "always"): {"rough": 0.6, "outline": 1.5, "edges": 4.0, "one": -2.0},
+        ("fine", "seen", "doubt_around"): {"outline": -1.5},
+        ("fine", "lost", "always"): {"rough": 0.6, "edges": 4.0, "one": -2.0},
     }
-    table: dict[str, dict[str, np.ndarray]] = {stage: {} for stage in STAGES}
-    for (stage, regime), values in start.items():
-        weights = np.zeros((len(GATES), len(STAGES[stage])), np.float32)
+    table = {
+        stage: {regime: np.zeros((len(GATES), len(names)), np.float32) for regime in REGIMES}
+        for stage, names in STAGES.items()
+    }
+    for (stage, regime, gate), values in start.items():
         for name, value in values.items():
-            weights[0, STAGES[stage].index(name)] = value
-        table[stage][regime] = weights
+            table[stage][regime][GATES.index(gate), STAGES[stage].index(name)] = value
     return FollowWeights(table)

@@ -9,7 +9,7 @@ import pytest
 from x2sam.errors import WeightsError
 from x2sam.inference.follow import Follower, Scenes, exclude
 from x2sam.inference.follow_terms import FINE_TERMS, ROUGH_TERMS
-from x2sam.inference.follow_weights import embedded_weights, plain_weights, read_weights
+from x2sam.inference.follow_weights import GATES, embedded_weights, plain_weights, read_weights
 
 SIZE = (120, 160)
 NOTHING = np.full((16, 16), 0.5, np.float32)  # a network that does not know
@@ -116,7 +116,7 @@ def test_weights_survive_the_file_and_garbled_ones_are_named(tmp_path):
     again = read_weights(path)
     for stage, names in (("rough", ROUGH_TERMS), ("fine", FINE_TERMS)):
         for regime in ("seen", "lost"):
-            assert again.table[stage][regime].shape == (2, len(names))
+            assert again.table[stage][regime].shape == (len(GATES), len(names))
             assert np.allclose(again.table[stage][regime], weights.table[stage][regime], atol=1e-3)
     path.write_text(path.read_text().replace("carried_around", "something"))
     with pytest.raises(WeightsError, match="rough/seen"):
