@@ -25,6 +25,7 @@ from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap
 from x2sam.inference.refine_weights import embedded_weights
 from x2sam.inference.scheduler import Priority
+from x2sam.inference.sketch import paint_words
 from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
 from x2sam.structures import FrameMasks, Mask, Prompt
 
@@ -131,7 +132,12 @@ class Session:
             phrases = query.phrases
             if task.select == "categories":
                 rule = replace(rule, things=CategoryList.of(prompt).things)
-        level = self.looking.model.step(self.looking.features(frame), condition)[-1]
+        model, features = self.looking.model, self.looking.features(frame)
+        pointed = []
+        if task.select == "best" and model.config.memory.sketch:
+            # a small model points better with words than it outlines; with the place marked it outlines as for a click
+            pointed = [model.sketch(features, paint_words(features, condition))]
+        level = model.step(features, condition, pointed)[-1]
         segments = postprocess(rule, Prediction(level.mask_logits[0], level.class_logits[0], sizes))
         masks = []
         for mask, score, category in zip(segments.masks, segments.scores, segments.categories, strict=True):

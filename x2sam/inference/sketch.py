@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from x2sam.model.mask_decoder import Condition
+from x2sam.model.x2sam import FrameFeatures, heat_of
 
 UNKNOWN = 0.5
 INSIDE_BOX = 0.75
@@ -41,3 +46,12 @@ def paint_mask(probability):
     """A mask so far, as probability (array or tensor of any shape), weakened to 0.25..0.75: it can be overruled."""
     low, high = LEVELS["mask"]
     return low + (high - low) * probability
+
+
+def paint_words(features: FrameFeatures, words: Condition) -> Tensor:
+    """Where the words point to, as guidance (B, 1, h, w) at stride 4: the heat of ``<SEG>``, painted like a mask that
+    can be overruled. No gradient goes through it."""
+    heat = heat_of(features.maps[1], words.seg[:, 0]).detach().float().sigmoid()
+    grid = features.mask_features.shape[-2:]
+    painted = paint_mask(F.interpolate(heat[:, None], size=grid, mode="bilinear", align_corners=False))
+    return painted.to(features.mask_features.dtype)

@@ -56,6 +56,16 @@ class FrameFeatures:
         return FrameFeatures([m[rows] for m in self.maps], self.mask_features[rows])
 
 
+def heat_of(places: Tensor, embeddings: Tensor) -> Tensor:
+    """Log-odds (B, h, w) that a place shows what words mean: their scaled dot product.
+
+    places: the map at stride 8 (F, C, h, w); embeddings: (B, C), B a multiple of F, in the order of the pictures.
+    Only models that were trained for it (:mod:`x2sam.training.grounding`) give more than noise.
+    """
+    rows = embeddings.unflatten(0, (places.shape[0], -1))
+    return torch.einsum("fpc,fchw->fphw", rows, places).flatten(0, 1) / places.shape[1] ** 0.5
+
+
 class X2SAM(nn.Module):
     def __init__(self, config: X2SAMConfig):
         super().__init__()

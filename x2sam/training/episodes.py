@@ -7,6 +7,7 @@ target; *word* rows are answered from the conversation alone (phrases, category 
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,8 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """``pixels`` (T, 3, S, S); ``patches`` and ``grid`` for the vision tower; ``valid`` bool (T, S, S)."""
+    """``pixels`` (T, 3, S, S); ``patches`` and ``grid`` for the vision tower; ``valid`` bool (T, S, S); ``kinds`` int64
+    (S / 8, S / 8), see :func:`kinds_of`."""
 
     pixels: Tensor
     patches: Tensor
@@ -70,6 +72,7 @@ class Episode:
     word_rows: list[Row]
     valid: np.ndarray
     name: str
+    kinds: np.ndarray
 
 
 class EpisodeBuilder:
@@ -96,7 +99,22 @@ class EpisodeBuilder:
             word_rows=context.word_rows(),
             valid=sample.labels != IGNORE,
             name=sample.source or "generated",
+            kinds=kinds_of(sample),
         )
+
+
+KINDS = 4096
+
+
+def kinds_of(sample: Sample) -> np.ndarray:
+    """Number of the category at every eighth place of the first frame, int64 (h, w): its name's checksum, 0 for proven
+    background, -1 where nobody said."""
+    table = np.full(256, -1, np.int64)
+    table[0] = 0 if sample.complete else -1
+    for thing in sample.objects:
+        table[thing.id] = 1 + zlib.crc32(thing.category.encode()) % (KINDS - 1)
+    table[IGNORE] = -1
+    return table[sample.labels[0][4::8, 4::8]]
 
 
 class _Context:

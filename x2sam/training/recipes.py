@@ -27,7 +27,7 @@ from x2sam.training.agnostic import AgnosticObjective, save_segmentor
 from x2sam.training.batches import AnyBatch, Place, Steps
 from x2sam.training.begin import begin_episodes, begin_stage1, begin_stage3
 from x2sam.training.episode_batches import EpisodeBatches
-from x2sam.training.episodes import EpisodeBuilder
+from x2sam.training.episodes import KINDS, EpisodeBuilder
 from x2sam.training.joint import JointObjective
 from x2sam.training.settings import TrainConfig
 from x2sam.training.steps import EpisodeObjective
@@ -74,7 +74,16 @@ def build_recipe(config: TrainConfig, place: Place = Place()) -> Recipe:
 
 def episodes(config: TrainConfig, place: Place) -> Recipe:
     model, tokenizer = begin_episodes(config)
+    if config.step.naming:
+        # A helper of training only: it is taken off again before the model is written.
+        model.naming = nn.Conv2d(model.config.width, KINDS, 1)
     views = model.config.preprocess
+
+    def finish(directory: Path) -> None:
+        if config.step.naming:
+            del model.naming
+        model.save_pretrained(directory, tokenizer, _dtype(config))
+
     builder = EpisodeBuilder(ChatEncoder(tokenizer, views.merge), views, model.config.region.tokens, config.episode)
     return Recipe(
         model=model,
@@ -82,7 +91,7 @@ def episodes(config: TrainConfig, place: Place) -> Recipe:
         steps=EpisodeBatches(builder, config.data, views.mask_size, place),
         length=config.loop.steps,
         views=views,
-        finish=lambda directory: model.save_pretrained(directory, tokenizer, _dtype(config)),
+        finish=finish,
     )
 
 

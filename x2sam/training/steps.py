@@ -12,10 +12,18 @@ from torch import Tensor, nn
 
 from x2sam.data.clicks import next_click
 from x2sam.data.prompts import disc
-from x2sam.inference.sketch import paint_clicks, paint_mask
+from x2sam.inference.sketch import paint_clicks, paint_mask, paint_words
 from x2sam.model.mask_decoder import Condition, LevelPrediction
 from x2sam.model.x2sam import X2SAM, FrameFeatures
 from x2sam.training.episodes import Episode, Row
+from x2sam.training.grounding import (
+    alignment_loss,
+    chosen_logits,
+    expressions_of,
+    found_by_words,
+    mean_iou,
+    naming_loss,
+)
 from x2sam.training.losses import LossConfig, language_model_loss, segmentation_losses, single_target_losses
 from x2sam.training.matching import IGNORE_LABEL, Target
 from x2sam.training.words import Words, collate_words, read_words
@@ -26,8 +34,8 @@ class Batch:
     """F episodes of equal T. Rows are picture-major: all sketch rows first, then all word rows.
 
     pixels (F, T, 3, S, S); words: what is said in each of the rows; guidance (sketches, 1, h, w); valid bool
-    (F, T, S, S); names of the episodes; broken: a sentence for every sample that could not be read; empty: how
-    many others showed no object to prompt.
+    (F, T, S, S); names of the episodes; kinds as in :class:`Episode`, stacked; broken: a sentence for every sample that
+    could not be read; empty: how many others showed no object to prompt.
     """
 
     pixels: Tensor
@@ -37,6 +45,7 @@ class Batch:
     guidance: Tensor
     valid: Tensor
     names: list[str]
+    kinds: Tensor
     broken: list[str]
     empty: int = 0
 
@@ -46,7 +55,7 @@ class Batch:
         return self.words.owner
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {name: getattr(self, name).to(device) for name in ("pixels", "words", "guidance", "valid")}
+        moved = {name: getattr(self, name).to(device) for name in ("pixels", "words", "guidance", "valid", "kinds")}
         return replace(self, **moved)
 
 
@@ -70,6 +79,7 @@ def collate(episodes: Sequence[Episode], broken: Sequence[str] = (), empty: int 
         guidance=torch.from_numpy(np.stack([r.guidance for r in rows[:sketches]]))[:, None],
         valid=torch.from_numpy(np.stack([e.valid for e in episodes])),
         names=[e.name for e in episodes],
+        kinds=torch.from_numpy(np.stack([e.kinds for e in episodes])),
         broken=list(broken),
         empty=empty,
     )
@@ -81,7 +91,8 @@ class StepConfig:
     loss; true_memory: chance that a clip's memory is written from the truth instead of the prediction;
     carry: chance that the frame before is also sketched, as a rough mask, onto the frame that is decoded;
     thorough: chance that losses are taken at every decoder layer instead of the last only;
-    align: weight of :func:`alignment_loss`, for models whose words start from nothing."""
+    align, naming: weights of the losses of :mod:`x2sam.training.grounding`, for models whose words start from nothing;
+    worded: expressions per picture whose heat is sketched and answered once more, as it is done in service."""
 
     refine: int = 1
     refine_chance: float = 0.7
@@ -90,6 +101,8 @@ class StepConfig:
     carry: float = 0.7
     thorough: float = 1.0
     align: float = 0.0
+    naming: float = 0.0
+    worded: int = 0
     points: int = 1024
     click_radius: float = 4.5
 
@@ -98,7 +111,7 @@ class EpisodeObjective(nn.Module):
     """The losses of a batch of episodes; what is distributed and run in mixed precision."""
 
     logged = (
-        "first/loss_mask", "first/loss_dice", "first/loss_cls", "words/loss_mask", "words/loss_cls", "align",
+        "first/loss_mask", "first/loss_dice", "first/loss_cls", "words/loss_mask", "words/loss_cls", "align", "naming",
         "language",
     )  # fmt: skip
 
@@ -132,22 +145,19 @@ def training_losses(
     first, later = _features(model, encoded, pictures, frames)
     condition, losses = read_conversation(model, batch, encoded.stage3[::frames], config)
     every = rng.random() < config.thorough
-    sketch, words = _rows(condition, slice(0, batch.sketches)), _rows(condition, slice(batch.sketches, None))
+    # What is drawn is in the sketch; from rows that have one the language model would learn noise, and more of it
+    # than words.
+    sketch = _detached(_rows(condition, slice(0, batch.sketches)))
     names = [batch.names[i] for i in batch.owner]
-
-    worded = None
-    if words.seg.shape[0]:
-        levels = model.step(first, words, every_level=every)
-        targets = _targets(batch)
-        part = segmentation_losses(levels, targets, losses_config, names=names[batch.sketches :])
-        _add(losses, part, "words")
-        worded = found_by_words(levels[-1], targets, batch.rows[batch.sketches :])
-        if config.align:
-            losses["align"] = config.align * alignment_loss(first, words, targets, batch.owner[batch.sketches :])
+    numbers: dict[str, float] = {}
+    if len(batch.rows) > batch.sketches:
+        words = _rows(condition, slice(batch.sketches, None))
+        losses |= _word_losses(model, batch, first, words, config, every, numbers)
+        if config.worded and frames == 1:
+            losses |= _worded_losses(model, batch, first, words, config, every, rng.spawn(1)[0], numbers)
     masks = torch.from_numpy(np.stack([r.masks[:, 0] for r in batch.rows[: batch.sketches]])).to(batch.pixels.device)
     owner = torch.tensor(batch.owner[: batch.sketches], device=masks.device)
     valid = batch.valid[owner]
-    numbers: dict[str, float] = {} if worded is None else {"iou_words": worded}
 
     def judge(levels: list[LevelPrediction], time: int, name: str) -> Tensor:
         truth = masks[:, time].float()
@@ -155,7 +165,7 @@ def training_losses(
         part = single_target_losses(levels, truth, labels, valid[:, time], losses_config, names=names[: batch.sketches])
         _add(losses, part, name)
         best = chosen_logits(levels[-1])
-        numbers[f"iou_{name}"] = _mean_iou(best, truth, valid[:, time])
+        numbers[f"iou_{name}"] = mean_iou(best, truth, valid[:, time])
         return best
 
     guidance = batch.guidance
@@ -177,6 +187,47 @@ def training_losses(
     return losses, numbers
 
 
+def _word_losses(
+    model: X2SAM, batch: Batch, first: FrameFeatures, words: Condition, config: StepConfig, every: bool, numbers: dict
+) -> dict[str, Tensor]:
+    """Of the rows that are answered from the conversation alone."""
+    rows, owner = batch.rows[batch.sketches :], batch.owner[batch.sketches :]
+    levels = model.step(first, words, every_level=every)
+    targets = _targets(batch)
+    names = [batch.names[i] for i in owner]
+    losses: dict[str, Tensor] = {}
+    _add(losses, segmentation_losses(levels, targets, LossConfig.with_points(config.points), names=names), "words")
+    found = found_by_words(levels[-1], targets, rows)
+    if found is not None:
+        numbers["iou_words"] = found
+    if config.align:
+        aligned, numbers["hits"] = alignment_loss(first, words, targets, owner)
+        losses["align"] = config.align * aligned
+    if config.naming:
+        losses["naming"] = config.naming * naming_loss(model.naming(first.maps[1]), batch.kinds)
+    return losses
+
+
+def _worded_losses(
+    model: X2SAM, batch: Batch, first: FrameFeatures, words: Condition, config: StepConfig, every: bool,
+    rng: np.random.Generator, numbers: dict,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Of expressions that are answered a second time, with the heat of the words sketched on the picture."""
+    rows, device = batch.rows[batch.sketches :], batch.pixels.device
+    picked, labels = expressions_of(rows, batch.pixels.shape[0], config.worded, rng)
+    condition = _rows(words, torch.tensor(picked, device=device))
+    levels = model.step(first, condition, [model.sketch(first, paint_words(first, condition))], 0, every)
+    truth = torch.from_numpy(np.stack([rows[i].masks[0, 0] for i in picked])).float().to(device)
+    owner = [batch.owner[batch.sketches + i] for i in picked]
+    known, kept = batch.valid[owner, 0], torch.tensor(labels, device=device)
+    names = [batch.names[i] for i in owner]
+    losses: dict[str, Tensor] = {}
+    found = single_target_losses(levels, truth, kept, known, LossConfig.with_points(config.points), names=names)
+    _add(losses, found, "worded")
+    numbers["iou_worded"] = mean_iou(chosen_logits(levels[-1]), truth, known)
+    return losses
+
+
 def read_conversation(model: X2SAM, batch: Batch, stage3: Tensor, config: StepConfig):
     """The condition of every row, and the language loss. ``stage3`` (F, H, W, width) of the first frames."""
     words = batch.words
@@ -186,53 +237,6 @@ def read_conversation(model: X2SAM, batch: Batch, stage3: Tensor, config: StepCo
         head = model.vision_language.word_logits
         losses["language"] = config.language * language_model_loss(states, words.labels, head)
     return model.condition(states, words.cond_ids, words.seg_ids), losses
-
-
-def chosen_logits(level: LevelPrediction) -> Tensor:
-    """Mask logits (B, h, w) of the query that scores best for the first class."""
-    best = level.class_logits.softmax(-1)[..., 0].argmax(1)
-    return level.mask_logits[torch.arange(len(best), device=best.device), best].float()
-
-
-def alignment_loss(
-    features: FrameFeatures, words: Condition, targets: Sequence[Target], owner: Sequence[int]
-) -> Tensor:
-    """How badly words and places agree without any query in between: a scalar.
-
-    The embedding of every item, and that of ``<SEG>`` where there is one item only, is held against the picture's map
-    at stride 8 by a scaled dot product; cross-entropy and dice of that heat map with the item's pixels. Queries learn
-    from one match per object and layer, which is slow from scratch; this says at every place what the words mean.
-    """
-    places = features.maps[1]
-    size, width = places.shape[-2:], places.shape[1]
-    embeddings, wanted, known, pictures = [], [], [], []
-    for row, (target, picture) in enumerate(zip(targets, owner, strict=True)):
-        count = int(words.class_mask[row].sum()) - 1
-        shown = torch.stack([target.masks[target.labels == k].any(0) for k in range(count)]).float()
-        valid = F.adaptive_avg_pool2d(target.valid[None].float(), size) > 0.5
-        found = [*words.classes[row, :count], *([words.seg[row, 0]] if count == 1 else [])]
-        shown = F.adaptive_avg_pool2d(shown, size)
-        for index, embedding in enumerate(found):
-            embeddings.append(embedding)
-            wanted.append(shown[min(index, count - 1)])
-            known.append(valid[0])
-            pictures.append(picture)
-    truth, valid = torch.stack(wanted), torch.stack(known).float()
-    logits = torch.einsum("nc,nchw->nhw", torch.stack(embeddings), places[pictures]).float() / width**0.5
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    heat = logits.sigmoid() * valid
-    dice = 1 - (2 * (heat * truth).sum((1, 2)) + 1) / (heat.sum((1, 2)) + (truth * valid).sum((1, 2)) + 1)
-    return ((entropy * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).mean() + dice.mean()
-
-
-def found_by_words(level: LevelPrediction, targets: Sequence[Target], rows: Sequence[Row]) -> float | None:
-    """Mean IoU of the best-scoring query with the one object that an expression means; None without such rows."""
-    single = [i for i, row in enumerate(rows) if not len(row.regions) and len(row.labels) == 1]
-    if not single:
-        return None
-    best = chosen_logits(level)[single]
-    truth = torch.stack([targets[i].masks[0] for i in single]).float()
-    return _mean_iou(best, truth, torch.stack([targets[i].valid for i in single]))
 
 
 def corrected_guidance(best, truth, valid, guidance, radius: float, rng: np.random.Generator) -> Tensor:
@@ -262,9 +266,16 @@ def _features(model: X2SAM, encoded, pictures: int, frames: int) -> tuple[FrameF
     return first, [model.decode_pixels(pick(t, frames), first=False) for t in range(1, frames)]
 
 
-def _rows(condition: Condition, rows: slice) -> Condition:
-    parts = (condition.classes, condition.class_mask, condition.tokens, condition.token_mask, condition.seg)
-    return Condition(*(p[rows] for p in parts))
+def _rows(condition: Condition, rows: slice | Tensor) -> Condition:
+    return Condition(*(p[rows] for p in _parts(condition)))
+
+
+def _detached(condition: Condition) -> Condition:
+    return Condition(*(p.detach() for p in _parts(condition)))
+
+
+def _parts(condition: Condition) -> tuple[Tensor, ...]:
+    return (condition.classes, condition.class_mask, condition.tokens, condition.token_mask, condition.seg)
 
 
 def _targets(batch: Batch) -> list[Target]:
@@ -277,12 +288,3 @@ def _targets(batch: Batch) -> list[Target]:
 
 def _add(losses: dict[str, Tensor], part: dict[str, Tensor], name: str) -> None:
     losses.update({f"{name}/{key}": value for key, value in part.items()})
-
-
-def _mean_iou(logits: Tensor, truth: Tensor, valid: Tensor) -> float:
-    with torch.no_grad():
-        up = F.interpolate(logits[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
-        wanted = truth.bool() & valid
-        up = up & valid
-        union = (up | wanted).flatten(1).sum(1)
-        return float(((up & wanted).flatten(1).sum(1) / union.clamp(min=1)).mean())

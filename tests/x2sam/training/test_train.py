@@ -28,7 +28,7 @@ def config(tmp_path) -> TrainConfig:
         model=ModelConfig(preset="tiny", vocabulary=400),
         data=DataConfig(seed=3, batch=2, clip_every=2, frames=3, workers=0),
         episode=EpisodeConfig(sketch_rows=2, word_rows=2),
-        step=StepConfig(points=64),
+        step=StepConfig(points=64, align=1.0, naming=1.0, worded=1),
         optim=OptimConfig(lr=1e-3),
         loop=LoopConfig(
             steps=4, save_minutes=0.0, keep=9, log_every=1, overlay_every=2, directory=str(tmp_path / "run")
@@ -46,6 +46,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(config, tmp_path):
     resumed = load_file(train(config, resume=True) / "model.safetensors")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    assert not any("naming" in k for k in whole), "what only helps to train is not part of the model"
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 3, 4]
 
