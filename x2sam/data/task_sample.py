@@ -93,7 +93,8 @@ class TaskDataset(Protocol):
     for.
 
     ``lengths[i]`` is the number of frames of sample ``i`` (ones for pictures), known without decoding, so that batches
-    can be made of clips of equal length; of video files that were never opened, the most that it can be. ``dataset[i]`` raises :class:`~x2sam.errors.X2SAMError` for a broken sample.
+    can be made of clips of equal length; of video files that were never opened, the most that it can be.
+    ``dataset[i]`` raises :class:`~x2sam.errors.X2SAMError` for a broken sample.
     """
 
     name: str

@@ -5,9 +5,8 @@ that was clicked. This step looks at the picture itself: colours under the click
 cross edges, and what the mask was before the last click. All of that is evidence on a small grid around the object
 (:mod:`x2sam.inference.refine_terms`), weighed twice: once for a rough result, once more with the colours and edges
 of that result; where the network is sure of itself the other evidence counts for less
-(:mod:`x2sam.inference.refine_weights`). The clicks have the last word.
-
-Only NumPy, OpenCV and SciPy; the same input gives the same mask.
+(:mod:`x2sam.inference.refine_weights`). For small networks a few convolutions look at all of it once more
+(:mod:`x2sam.inference.refine_net`). The clicks have the last word; the same input gives the same mask.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 
 from x2sam.errors import PromptError
 from x2sam.inference.refine_evidence import Grid, log_odds
+from x2sam.inference.refine_net import RefineNet, correct
 from x2sam.inference.refine_terms import Box, Scene, fine_terms, rough_terms
 from x2sam.inference.refine_weights import SnapWeights, embedded_weights
 from x2sam.structures import Point
@@ -40,6 +40,7 @@ def snap(
     boxes: Sequence[Box] = (),
     previous: np.ndarray | None = None,
     weights: SnapWeights | None = None,
+    net: RefineNet | None = None,
 ) -> np.ndarray:
     """A mask that contains every positive click, no negative one, and follows the edges of the picture.
 
@@ -49,6 +50,7 @@ def snap(
     boxes:       the object lies within one of them, ``(x0, y0, x1, y1)`` in pixels
     previous:    bool (H, W), the mask that the last click corrects, or None
     weights:     of the evidence; by default those for weak networks, see :func:`embedded_weights` for others
+    net:         corrects what was weighed, where one was fitted
 
     Returns bool (H, W). Raises :class:`PromptError` for arrays that do not fit, for clicks outside the picture and
     for empty boxes.
@@ -57,7 +59,7 @@ def snap(
     scene = prepare(image, probability, points, boxes, previous)
     score = scene.net
     if points or boxes:
-        score = weigh(scene, weights or embedded_weights())
+        score = weigh(scene, weights or embedded_weights(), net)
         score = _keep_parts(scene, score)
     grid = scene.grid
     mask = np.zeros(image.shape[:2], bool)
@@ -90,11 +92,13 @@ def prepare(
     return Scene(grid, lab, log_odds(_sample(probability, grid)), tuple(points), tuple(boxes), before)
 
 
-def weigh(scene: Scene, weights: SnapWeights) -> np.ndarray:
+def weigh(scene: Scene, weights: SnapWeights, net: RefineNet | None = None) -> np.ndarray:
     """float32 (h, w): log-odds of all evidence together."""
     indecision, sharpness = scene.indecision, scene.sharpness
     rough = weights.score("rough", scene.regime, rough_terms(scene), indecision, sharpness)
-    return weights.score("fine", scene.regime, fine_terms(scene, rough), indecision, sharpness)
+    terms = fine_terms(scene, rough)
+    score = weights.score("fine", scene.regime, terms, indecision, sharpness)
+    return score if net is None else correct(net, scene, terms, score)
 
 
 def choose_grid(

@@ -61,12 +61,12 @@ class Met:
 
 
 def objects_of(
-    data: Path, rng: np.random.Generator, skip: int = 0
+    data: Path, rng: np.random.Generator, skip: int = 0, amount: float = 1.0
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Picture, truth, ignore of objects worth a click, few of a picture.
 
     Everyday sources give :data:`EVERYDAY`, others :data:`PER_SOURCE`, and as many regions where they have some.
-    ``skip`` leaves every skip-th picture out, to measure on.
+    ``skip`` leaves every skip-th picture out, to measure on; ``amount`` multiplies these numbers.
     """
     dataset = LabelMapDataset(data)
     by_source: dict[str, list[int]] = defaultdict(list)
@@ -75,7 +75,7 @@ def objects_of(
             by_source[record.source].append(index)
     for source, indices in sorted(by_source.items()):
         most = EVERYDAY if source in DAILY_LIFE else PER_SOURCE
-        left = {True: most, False: PER_SOURCE}
+        left = {True: round(most * amount), False: round(PER_SOURCE * amount)}
         for index in rng.permutation(indices):
             if not any(left[o.thing] > 0 for o in dataset.records[index].objects):
                 continue
@@ -222,12 +222,13 @@ def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np
         engine = Engine.load(options.model)
     kinds = KINDS[options.networks]
     met: list[Met] = []
-    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, options.skip)):
+    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, options.skip, options.amount)):
         simulated = SimulatedNetwork(picture, truth, kinds[(k + turn) % len(kinds)], rng)
         network: Network = simulated
         if engine is not None and rng.random() >= options.simulated:
             network = EngineNetwork(engine, picture)
-        met.extend(play(picture, truth, ignore, network, answer, k % options.boxed == options.boxed - 1, rng))
+        boxed = k % options.boxed == options.boxed - 1
+        met.extend(play(picture, truth, ignore, network, answer, boxed, rng, options.clicks))
         if network is not simulated:
             network.session.close()
     if engine is not None:
@@ -242,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="play on this model too: nano, or a directory")
     parser.add_argument("--simulated", type=float, default=0.3, help="share of simulated networks beside --model")
     parser.add_argument("--boxed", type=int, default=4, help="every n-th object is given by its box first")
+    parser.add_argument("--clicks", type=int, default=5, help="answers per object")
+    parser.add_argument("--amount", type=float, default=1.0, help="how many objects, as a factor")
     parser.add_argument("--out", type=Path, help="by default the weights of the package")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=500)

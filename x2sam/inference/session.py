@@ -23,6 +23,7 @@ from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Prediction, Rule, postprocess
 from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap
+from x2sam.inference.refine_net import embedded_net
 from x2sam.inference.refine_weights import embedded_weights
 from x2sam.inference.scheduler import Priority
 from x2sam.inference.sketch import paint_words
@@ -107,9 +108,9 @@ class Session:
         """The answer at picture size, made to obey its clicks unless the engine was told not to."""
         if self.engine.snap and (prompt.points or prompt.boxes):
             # the published network is right when it is sure; a small one that was trained here is not always
-            strength = "weak" if self.looking.model.config.memory.sketch else "strong"
-            weights = embedded_weights(strength)
-            return snap(image, answer.probability, prompt.points, prompt.boxes, before, weights)
+            small = self.looking.model.config.memory.sketch
+            weights, net = embedded_weights("weak" if small else "strong"), embedded_net() if small else None
+            return snap(image, answer.probability, prompt.points, prompt.boxes, before, weights, net)
         plane = torch.from_numpy(answer.probability)[None, None]
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
 
