@@ -26,8 +26,9 @@ MODES = ("fifo", "per-object", "pinned")
 """How a track remembers.
 
 fifo:       one bank for all objects, written with the blend of all queries: the paper's way
-per-object: a bank for each object, written with the mask that was chosen
-pinned:     per-object, and frames whose mask a person gave stay beside the bank (the default)
+per-object: a bank for each object, written with the mask that was chosen; objects know nothing of one another
+pinned:     per-object, and frames whose mask a person gave stay beside the bank (the default); where the masks of
+            objects are followed by more than the network, they exclude one another
 """
 
 
@@ -146,7 +147,8 @@ class ObjectTrack:
             net, scores[object_id] = choose_query(level, sizes, carried)
             masks[object_id] = follower.decide(scenery, carried, net)
         known = {k: self.followers[k].mask for k in anchors}
-        masks = {k: m for k, m in exclude({**masks, **known}).items() if k not in anchors}
+        if self.mode == "pinned":
+            masks = {k: m for k, m in exclude({**masks, **known}).items() if k not in anchors}
         found: dict[str, Found] = {}
         for object_id, probability in masks.items():
             self.followers[object_id].settle(scenery, probability)

@@ -142,6 +142,15 @@ def test_one_bank_holds_one_entry_per_frame(clip):
     assert held(track, "a") == [0, 1, 2]
 
 
+def test_followed_objects_exclude_one_another(sketching_model, tiny_tokenizer):
+    """Only in the default mode; two prompts for the very same place would give the same mask twice."""
+    clip = looking_at(sketching_model, tiny_tokenizer)
+    twins = [tracked(clip, name, {0: box(10, 10, 40, 40)}) for name in "ab"]
+    together = {mode: walked(clip, twins, mode, range(2))[1] for mode in ("per-object", "pinned")}
+    assert np.array_equal(together["per-object"]["a"][0], together["per-object"]["b"][0])
+    assert not (together["pinned"]["a"][0] & together["pinned"]["b"][0]).any()
+
+
 def test_the_papers_way_writes_the_blend_of_all_queries(clip):
     thing = tracked(clip, "a", {0: box(4, 4, 20, 30)})
     track = ObjectTrack(clip.model, [thing], "fifo")
