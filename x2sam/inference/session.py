@@ -261,8 +261,13 @@ class Session:
         return self.engine.run(lambda: self._advance(track, frame, first), Priority.TRACK)
 
     def _advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
-        plain = self.looking.later_features(frame) if track.followers or not first else None
-        features = self.looking.features(frame) if first else plain
+        looking = self.looking
+        if not first:
+            features = plain = looking.later_features(frame)
+        else:
+            features = looking.features(frame)
+            # the same frame as later ones look, for what is compared between frames
+            plain = looking.model.decode_pixels(looking.encoded(frame), first=False) if track.followers else None
         sizes = self.looking.sizes(frame)
         found = track.advance(features, sizes, frame, self.looking.picture(frame), plain)
         return Stop(frame, found, track.probabilities(), sizes.original)

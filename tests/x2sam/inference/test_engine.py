@@ -118,7 +118,8 @@ def test_a_track_makes_each_frame_once_for_all_objects(engine, model):
     names = [session.segment(Prompt(points=(Point(x, 20),)), 0)[0].object_id for x in (10, 40, 70)]
     with counted(model) as seen:
         assert len(list(session.track(names))) == 5
-    assert (seen["mask encoder"], seen["pixel decoder"]) == (4, 4)
+    # models that follow objects also need the first frame as the later ones look
+    assert (seen["mask encoder"], seen["pixel decoder"]) == (4, 5 if model.config.memory.sketch else 4)
     assert seen["vision tower"] == 0 and seen["positions"] == 0
 
 
