@@ -2,7 +2,7 @@
 
 Weights that are the same everywhere (:mod:`x2sam.inference.refine_weights`) can't say "the object ends at this edge,
 not at that one". This network reads the same evidence maps, the colours and the weighed result on the grid around the
-object, and corrects that result. It has some twenty thousand parameters; :mod:`x2sam.inference.refine_net_fit` fits it.
+object, and corrects that result. It has some 27,000 parameters; :mod:`x2sam.inference.refine_net_fit` fits it.
 """
 
 from __future__ import annotations
