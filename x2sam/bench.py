@@ -22,7 +22,7 @@ from x2sam.errors import MeasurementError
 from x2sam.evaluation.video import peak_rss_mb
 from x2sam.inference.engine import Engine
 from x2sam.inference.object_rounds import Round
-from x2sam.inference.refine import snap
+from x2sam.inference.refine import snap_for
 from x2sam.inference.session import Session
 from x2sam.inference.walk import MODES
 from x2sam.model.mask_decoder import LevelPrediction
@@ -78,6 +78,11 @@ class Bench:
         rng = np.random.default_rng(11)
         self.picture = generate_picture(rng, self.plan.picture).frames[0]
         self.clip = generate_clip(rng, self.plan.frames, self.plan.clip).frames
+
+    def snap(self, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
+        """The last step of a click on :attr:`picture`, as the engine does it."""
+        served = snap_for(self.engine.model.config.memory.sketch)
+        return served(self.picture, answer.probability, prompt.points, prompt.boxes, before)
 
 
 def run(engine: Engine, plan: Plan, step: Step = lambda text: None) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def compare_clicks(bench: Bench) -> None:
         spent, (theirs, mask_theirs) = timed(lambda p=prompt, b=before, m=mask: finished(bench, straight, p, b, m))
         times.append(spent)
         bench.result["calls"]["straightforward_click"] = dict(bench.watch.calls)
-        mask = snap(bench.picture, ours.probability, prompt.points, prompt.boxes, mask)
+        mask = bench.snap(ours, prompt, mask)
         note_difference(bench, "click", logits, theirs.probability - ours.probability)
         bench.overlaps.append(overlap(mask, mask_theirs))
         before = ours
@@ -208,7 +213,7 @@ def finished(
 ) -> tuple[Round, np.ndarray]:
     """One whole request the straightforward way, with the same last step as the engine's."""
     answer, _ = straight.click(prompt, before, mask)
-    return answer, snap(bench.picture, answer.probability, prompt.points, prompt.boxes, mask)
+    return answer, bench.snap(answer, prompt, mask)
 
 
 def compare_words(bench: Bench) -> None:

@@ -46,11 +46,12 @@ def span_before(thing: Tracked, end: int, step: int) -> int:
     return min(earlier, default=0)
 
 
-def meet(there: Stop, back: Stop, end: int, spans: Mapping[str, int]) -> dict[str, Found]:
+def meet(there: Stop, back: Stop, end: int, spans: Mapping[str, int], exclusive: bool = True) -> dict[str, Found]:
     """The masks of a frame that both walks have come by.
 
     there: what the walk so far found; back: what the walk from the frame ``end`` found, for some of the objects
     spans: of :func:`span_before`; objects without one are left as the first walk found them
+    exclusive: whether objects hide one another, as in the walks themselves
     """
     mixed: dict[str, np.ndarray] = {}
     for name, span in spans.items():
@@ -61,7 +62,7 @@ def meet(there: Stop, back: Stop, end: int, spans: Mapping[str, int]) -> dict[st
         if 0 < share < 1 and sides[0][0].shape == sides[1][0].shape:
             mixed[name] = _mix(sides)
     found = dict(there.found)
-    together = exclude({**there.probabilities, **mixed})
+    together = exclude({**there.probabilities, **mixed}) if exclusive else mixed
     for name in mixed:
         mask = at_picture_size(together[name], there.size)
         found[name] = (mask, max(there.found[name][1], back.found[name][1]) if mask.any() else 0.0)

@@ -11,14 +11,15 @@ of that result; where the network is sure of itself the other evidence counts fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
 
 from x2sam.errors import PromptError
 from x2sam.inference.refine_evidence import Grid, log_odds
-from x2sam.inference.refine_net import RefineNet, correct
+from x2sam.inference.refine_net import RefineNet, correct, embedded_net
 from x2sam.inference.refine_terms import Box, Scene, fine_terms, rough_terms
 from x2sam.inference.refine_weights import SnapWeights, embedded_weights
 from x2sam.structures import Point
@@ -92,13 +93,26 @@ def prepare(
     return Scene(grid, lab, log_odds(_sample(probability, grid)), tuple(points), tuple(boxes), before)
 
 
+def snap_for(small: bool) -> Callable[..., np.ndarray]:
+    """:func:`snap` with what was fitted for a model: the published one is right when it is sure, a ``small`` one that
+    was trained here is not always."""
+    if small:
+        return partial(snap, weights=embedded_weights("weak"), net=embedded_net())
+    return partial(snap, weights=embedded_weights("strong"))
+
+
 def weigh(scene: Scene, weights: SnapWeights, net: RefineNet | None = None) -> np.ndarray:
     """float32 (h, w): log-odds of all evidence together."""
+    terms, score = weighed(scene, weights)
+    return score if net is None else correct(net, scene, terms, score)
+
+
+def weighed(scene: Scene, weights: SnapWeights) -> tuple[np.ndarray, np.ndarray]:
+    """The fine terms float32 (h, w, terms) and what the weights make of them, float32 (h, w)."""
     indecision, sharpness = scene.indecision, scene.sharpness
     rough = weights.score("rough", scene.regime, rough_terms(scene), indecision, sharpness)
     terms = fine_terms(scene, rough)
-    score = weights.score("fine", scene.regime, terms, indecision, sharpness)
-    return score if net is None else correct(net, scene, terms, score)
+    return terms, weights.score("fine", scene.regime, terms, indecision, sharpness)
 
 
 def choose_grid(

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from x2sam.inference.refine import GRID_SIDE
+from x2sam.inference.refine import GRID_SIDE, weighed
 from x2sam.inference.refine_fit import Met, gather
 from x2sam.inference.refine_net import FILE, RefineNet, evidence_of, save_net
-from x2sam.inference.refine_terms import fine_terms, rough_terms
 from x2sam.inference.refine_weights import SnapWeights, embedded_weights
 
 BATCH = 12
@@ -42,9 +41,7 @@ class Example:
 
 def example(met: Met, weights: SnapWeights) -> Example:
     scene = met.scene
-    rough = weights.score("rough", scene.regime, rough_terms(scene), scene.indecision, scene.sharpness)
-    terms = fine_terms(scene, rough)
-    score = weights.score("fine", scene.regime, terms, scene.indecision, scene.sharpness)
+    terms, score = weighed(scene, weights)
     half = lambda x: x.astype(np.float16)  # noqa: E731
     return Example(
         half(evidence_of(scene, terms, score)), half(score), half(met.truth), half(met.valid), met.share, met.outside,

@@ -22,9 +22,7 @@ from x2sam.inference.meeting import Stop, from_the_other_side, meet, meeting_fra
 from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Prediction, Rule, postprocess
 from x2sam.inference.preprocess import region_masks
-from x2sam.inference.refine import snap
-from x2sam.inference.refine_net import embedded_net
-from x2sam.inference.refine_weights import embedded_weights
+from x2sam.inference.refine import snap_for
 from x2sam.inference.scheduler import Priority
 from x2sam.inference.sketch import paint_words
 from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
@@ -107,10 +105,8 @@ class Session:
     def _finish(self, image: np.ndarray, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
         """The answer at picture size, made to obey its clicks unless the engine was told not to."""
         if self.engine.snap and (prompt.points or prompt.boxes):
-            # the published network is right when it is sure; a small one that was trained here is not always
-            small = self.looking.model.config.memory.sketch
-            weights, net = embedded_weights("weak" if small else "strong"), embedded_net() if small else None
-            return snap(image, answer.probability, prompt.points, prompt.boxes, before, weights, net)
+            snap = snap_for(self.looking.model.config.memory.sketch)
+            return snap(image, answer.probability, prompt.points, prompt.boxes, before)
         plane = torch.from_numpy(answer.probability)[None, None]
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
 
@@ -244,8 +240,10 @@ class Session:
         track = ObjectTrack(self.looking.model, returning, mode)
         spans = {o.object_id: span_before(o, end, step) for o in returning}
         back = {s.frame: self.advance(track, s.frame, s.frame == end) for s in (reversed(waiting) if returning else ())}
+        exclusive = mode == "pinned"
         for stop in waiting:
-            yield stop.frame, meet(stop, back[stop.frame], end, spans) if stop.frame in back else dict(stop.found)
+            known = stop.frame in back
+            yield stop.frame, meet(stop, back[stop.frame], end, spans, exclusive) if known else dict(stop.found)
 
     def objects(self, object_ids: Sequence[str]) -> list[Tracked]:
         """What is known of the objects. Raises PromptError for those that were never prompted, and for none at all."""

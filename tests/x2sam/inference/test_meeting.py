@@ -56,6 +56,13 @@ def test_others_stay_as_they_were_and_are_not_covered():
     assert found["a"][0][:, 9:13].any() and not (found["a"][0] & found["b"][0]).any()
 
 
+def test_objects_that_know_nothing_of_one_another_may_overlap():
+    there, back = stop(9, a=soft(2, 10), b=soft(14, 20)), stop(9, a=soft(8, 18), b=soft(14, 20))
+    found = meet(there, back, 10, {"a": 10}, exclusive=False)
+    assert np.array_equal(found["b"][0], there.found["b"][0])
+    assert (found["a"][0] & found["b"][0]).any()
+
+
 def test_the_corrected_frame_itself_is_left_alone():
     there = stop(10, a=soft(2, 10))
     assert meet(there, stop(10, a=soft(12, 20)), 10, {"a": 10})["a"][0] is there.found["a"][0]

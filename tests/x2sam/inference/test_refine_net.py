@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from x2sam.errors import WeightsError
-from x2sam.inference.refine import prepare, snap, weigh
+from x2sam.inference.refine import prepare, snap, snap_for, weigh
 from x2sam.inference.refine_fit import Met, plain_weights
 from x2sam.inference.refine_net import INPUTS, RefineNet, correct, embedded_net, evidence_of, read_net, save_net
 from x2sam.inference.refine_net_fit import example, fit, measure, stack
@@ -93,6 +93,15 @@ def test_files_that_do_not_fit_are_told(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(WeightsError, match="install the package again"):
         read_net(path)
+
+
+def test_each_kind_of_model_gets_what_was_fitted_for_it():
+    picture, soft, _, click = request(4)
+    small = snap(picture, soft, [click], weights=embedded_weights("weak"), net=embedded_net())
+    large = snap(picture, soft, [click], weights=embedded_weights("strong"))
+    assert np.array_equal(snap_for(True)(picture, soft, [click]), small)
+    assert np.array_equal(snap_for(False)(picture, soft, [click]), large)
+    assert not np.array_equal(small, large)
 
 
 def test_the_clicks_have_the_last_word():
