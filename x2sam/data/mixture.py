@@ -31,6 +31,7 @@ class TrainingMixture:
     real_fraction: share of samples made from the pictures of ``train_root`` (0 without one)
     clip_fraction: share of clips of ``frames`` frames; the rest are single pictures
     paste:         share of samples that get objects of another sample laid over them
+    hold_out:      about one picture in so many is kept for choosing and fitting; 0 uses all
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class TrainingMixture:
         paste: float = 0.2,
         boosts: Mapping[str, float] = DAILY_LIFE,
         start: int = 0,
+        hold_out: int = 0,
     ):
         for name, share in (("real_fraction", real_fraction), ("clip_fraction", clip_fraction), ("paste", paste)):
             if not 0.0 <= share <= 1.0:
@@ -53,7 +55,7 @@ class TrainingMixture:
         self.clip_fraction, self.paste = clip_fraction, paste
         self.pictures = LabelMapDataset(train_root) if train_root is not None else None
         _raise_malloc_thresholds()
-        self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts)) if self.pictures is not None else None
+        self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts, hold_out=hold_out)) if self.pictures is not None else None
 
     def __iter__(self) -> Iterator[Sample]:
         index = self.start

@@ -23,7 +23,7 @@ class EpisodeBatches:
         self.builder, self.config, self.place = builder, config, place
         mixture = dict(
             train_root=config.root, size=size, real_fraction=config.real_fraction, paste=config.paste,
-            frames=config.frames,
+            frames=config.frames, hold_out=config.hold_out,
         )  # fmt: skip
         self.pictures = TrainingMixture(config.seed, clip_fraction=0.0, **mixture)
         self.clips = TrainingMixture(config.seed + 1, clip_fraction=1.0, **mixture)

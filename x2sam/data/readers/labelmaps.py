@@ -7,6 +7,7 @@ evaluation sets have ``images.json`` (``images`` with ``image`` and ``mask``, ob
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,6 +56,14 @@ class PictureRecord:
     sequence: str = ""
     frame: int = 0
     panoptic: bool = False
+
+
+def held_out(record: PictureRecord, every: int) -> bool:
+    """Whether a picture is one of about one in ``every`` that a network is not trained on; 0 holds none back.
+
+    By its name, so that it does not depend on the order of the list; frames of one film stay together.
+    """
+    return every > 0 and zlib.crc32((record.sequence or record.image).encode()) % every == 0
 
 
 def _inside(root: Path, name: str, listing: Path) -> str:
@@ -176,15 +185,18 @@ class LabelMapDataset:
         # Seeded by the place in the list: the same picture always has the same expressions.
         return describe_sample(self.bare(index), np.random.default_rng(range(len(self))[index]))
 
-    def weights(self, per_source: str = "sqrt", boosts: Mapping[str, float] = DAILY_LIFE) -> np.ndarray:
+    def weights(
+        self, per_source: str = "sqrt", boosts: Mapping[str, float] = DAILY_LIFE, hold_out: int = 0
+    ) -> np.ndarray:
         """Probability of drawing each picture, float64 (n,), sum 1.
 
         per_source: "sqrt" draws a source by the root of its number of pictures (so that large sources of one kind do
-        not drown the others), "count" by that number, "equal" all alike; ``boosts`` multiply sources by name
+        not drown the others), "count" by that number, "equal" all alike; ``boosts`` multiply sources by name;
+        hold_out: about one picture in so many is never drawn, see :func:`held_out`
         """
         if per_source not in _SOURCE_RULES:
             raise ValueError(f"per_source is one of {', '.join(_SOURCE_RULES)}, not {per_source!r}")
         names, which, counts = np.unique([r.source for r in self.records], return_inverse=True, return_counts=True)
         share = _SOURCE_RULES[per_source](counts.astype(float)) * [boosts.get(str(n), 1.0) for n in names]
-        weights = (share / counts)[which]
+        weights = (share / counts)[which] * [not held_out(r, hold_out) for r in self.records]
         return weights / weights.sum()
