@@ -23,7 +23,7 @@ from x2sam.inference.feature_cache import FeatureCache
 from x2sam.inference.frames import FrameSource, open_frames
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
-from x2sam.inference.scheduler import Priority, Scheduler
+from x2sam.inference.scheduler import Priority, Scheduler, Turn
 from x2sam.inference.session import Session
 from x2sam.model.weights import from_pretrained
 from x2sam.model.x2sam import X2SAM
@@ -81,7 +81,7 @@ class Engine:
         return Session(self, Looking(self.interpreter, self.cache, source, uuid.uuid4().hex if key is None else key))
 
     def run(
-        self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | None = None,
+        self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | Turn | None = None,
         timeout: float | None = None,
     ) -> Any:  # fmt: skip
         """The job's result, computed without gradients on the device's thread."""

@@ -23,7 +23,7 @@ from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Prediction, Rule, postprocess
 from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap_for
-from x2sam.inference.scheduler import Priority
+from x2sam.inference.scheduler import Priority, Turn
 from x2sam.inference.sketch import paint_words
 from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
 from x2sam.structures import FrameMasks, Mask, Prompt
@@ -56,14 +56,17 @@ class Session:
     # prompts
 
     def segment(
-        self, prompt: Prompt, frame: int = 0, priority: Priority | None = None, replaces: str | None = None
+        self, prompt: Prompt, frame: int = 0, priority: Priority | None = None, replaces: str | Turn | None = None
     ) -> list[Mask]:
         """Masks of what ``prompt`` asks for on ``frame``, best first; an empty list when nothing was found.
 
-        A newer call with the same ``replaces`` key cancels one that still waits. Raises PromptError for a prompt that
-        can't be answered, FramesError for a frame that can't be read, BusyError and CancelledError from the scheduler.
+        A newer call with the same ``replaces`` key cancels one that still waits; a turn tells which one is newer.
+        Raises PromptError for a prompt that can't be answered, FramesError for a frame that can't be read, BusyError
+        and CancelledError from the scheduler.
         """
         task = self._task_of(prompt)
+        # one turn for all rounds: a late round of an older call must not take the place of a newer call
+        replaces = self.engine.scheduler.turn(replaces) if isinstance(replaces, str) else replaces
         if task.name == "chat":
             return self.chat(prompt.text or "", frame)[1]
         self._check_inside(prompt, frame)
@@ -83,7 +86,9 @@ class Session:
             return find_task("intseg", self.modality)
         return task_of(prompt, self.modality)
 
-    def _segment_object(self, prompt: Prompt, frame: int, task: Task, priority: Priority, replaces: str | None) -> Mask:
+    def _segment_object(
+        self, prompt: Prompt, frame: int, task: Task, priority: Priority, replaces: Turn | None
+    ) -> Mask:
         image = self.looking.picture(frame)
         current: Round | None = None
         mask: np.ndarray | None = prompt.previous

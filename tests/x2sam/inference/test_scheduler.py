@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from x2sam.errors import BusyError, CancelledError
-from x2sam.inference.scheduler import Priority, Scheduler
+from x2sam.inference import scheduler as scheduler_module
+from x2sam.inference.scheduler import Priority, Scheduler, Turn
 
 SOON = 10.0  # seconds after which a test gives up
 
@@ -85,6 +86,34 @@ def test_a_newer_job_takes_the_place_of_a_waiting_one(gate):
     gate.open()
     assert (newer.result(SOON), other.result(SOON)) == ("newer", "other")
     assert sorted(gate.done) == ["newer", "other"]
+
+
+def test_the_turn_decides_who_is_newer_and_not_who_comes_first(gate):
+    """An older request may reach the queue late (its picture took long), or come back with its next job."""
+    first, second = (gate.scheduler.turn("clicks of ann") for _ in range(2))
+    newer = gate.queue("newer", replaces=second)
+    for _ in range(2):
+        with pytest.raises(CancelledError, match="newer request"):
+            gate.scheduler.run(lambda: gate.done.append("older"), replaces=first)
+    gate.open()
+    assert newer.result(SOON) == "newer"
+    with pytest.raises(CancelledError):
+        gate.scheduler.run(lambda: gate.done.append("older"), replaces=first)
+    assert gate.done == ["newer"]
+
+
+def test_the_jobs_of_one_request_do_not_replace_each_other(gate):
+    turn = gate.scheduler.turn("k")
+    calls = [gate.queue(str(i), replaces=turn) for i in range(3)]
+    gate.open()
+    assert [call.result(SOON) for call in calls] == ["0", "1", "2"]
+
+
+def test_turns_are_remembered_up_to_a_number(scheduler, monkeypatch):
+    monkeypatch.setattr(scheduler_module, "REMEMBERED_TURNS", 4)
+    for number in range(20):
+        scheduler.run(lambda: None, replaces=Turn(f"request {number}", 1))
+    assert list(scheduler._newest) == [f"request {number}" for number in range(16, 20)]
 
 
 def test_a_running_job_is_not_replaced(scheduler):

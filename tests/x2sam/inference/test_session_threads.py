@@ -72,6 +72,30 @@ def test_a_newer_click_replaces_a_waiting_one(video):
         assert len(newer.result(30)) == 1
 
 
+def test_a_late_round_of_an_older_click_does_not_replace_the_newer_one(video, monkeypatch):
+    """The older request has two rounds; while the first one runs a newer request queues up."""
+    held, go = threading.Event(), threading.Event()
+    answer = video.rounds.answer
+
+    def slow_first(*args):
+        if not held.is_set():
+            held.set()
+            assert go.wait(10)
+        return answer(*args)
+
+    monkeypatch.setattr(video.rounds, "answer", slow_first)
+    points = (Point(20, 20), MORE, Point(50, 40, False))
+    with ThreadPoolExecutor(2) as pool:
+        older = pool.submit(video.segment, Prompt(points=points[:2]), 0, None, "ann")
+        assert held.wait(10)
+        newer = pool.submit(video.segment, Prompt(points=points), 0, None, "ann")
+        wait_until_something_waits(video)
+        go.set()
+        with pytest.raises(CancelledError):
+            older.result(10)
+        assert len(newer.result(30)) == 1
+
+
 def test_sessions_may_be_asked_from_many_threads(engine):
     prompts = [Prompt(points=(Point(10 + 5 * i, 10 + 4 * i),), object_id=f"o{i}") for i in range(8)]
     expected = [engine.open(CLIP[0]).segment(p) for p in prompts]
