@@ -7,7 +7,6 @@ are turned as the file's display matrix says. Only a few frames are held, so tha
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,6 +17,7 @@ import av
 import cv2
 import numpy as np
 
+from x2sam.data.video_index import Progress, VideoIndex, decode, index_packets, index_pictures
 from x2sam.errors import FramesError
 
 CACHE_BYTES = 128 * 2**20
@@ -33,22 +33,30 @@ class VideoReader:
     fps:  frames per second, as the file states it, or as its time stamps give it
     size: (H, W) of every frame, turned upright
 
+    ``index`` is the file's index where it is known (see :meth:`VideoIndex.to_bytes`): without it the whole file is read
+    once, and decoded where its header does not tell enough; ``progress`` hears how far that is.
+
     Raises :class:`FramesError` when the file can't be opened, has no picture track or not one readable picture.
     May be used from several threads; they take turns.
     """
 
-    def __init__(self, path: str | Path, cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self,
+        path: str | Path,
+        cache_bytes: int = CACHE_BYTES,
+        index: VideoIndex | None = None,
+        progress: Progress | None = None,
+    ):
         self.path = Path(path)
         self._lock = threading.RLock()
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._container, self._stream = self._open()
         try:
-            self._index = _index_packets(self._container, self._stream)
-            if self._index is None:
-                self._rewind()
-                self._index = _index_pictures(self._container, self._stream)
-            if not self._index.stamps:
+            self._index = index or self._read_index(progress)
+            if not len(self._index):
                 raise FramesError(f"{self.path.name} has no readable picture; check that it opens in a player")
+            self._next = 0
+            self._last: av.VideoFrame | None = None
             self._restart(0)
             self.size: tuple[int, int] | None = None
             self._capacity = 1
@@ -64,7 +72,7 @@ class VideoReader:
         self.fps = self._rate()
 
     def __len__(self) -> int:
-        return len(self._index.stamps)
+        return len(self._index)
 
     def __getitem__(self, frame: int) -> np.ndarray:
         """Frame ``frame``, uint8 (H, W, 3) RGB; negative numbers count from the end. The array is read-only."""
@@ -96,6 +104,11 @@ class VideoReader:
             self._container.close()
 
     @property
+    def index(self) -> VideoIndex:
+        """Where the frames are; to be handed in when the same file is opened again."""
+        return self._index
+
+    @property
     def times(self) -> np.ndarray:
         """float64 (T,), seconds from the first frame to each frame."""
         if not self._index.exact:
@@ -117,6 +130,13 @@ class VideoReader:
         stream.thread_type = "AUTO"
         return container, stream
 
+    def _read_index(self, progress: Progress | None) -> VideoIndex:
+        index = index_packets(self._container, self._stream, progress)
+        if index is None:
+            self._rewind()
+            index = index_pictures(self._container, self._stream, progress)
+        return index
+
     def _rate(self) -> float:
         stated = self._stream.average_rate or self._stream.guessed_rate
         if stated:
@@ -131,28 +151,27 @@ class VideoReader:
 
     def _restart(self, frame: int) -> None:
         """Decoding goes on from a key frame at or before ``frame``."""
-        self._next = self._index.key_before(frame)
+        self._next, self._last = self._index.key_before(frame), None
         if self._next == 0:
             self._start_over()
             return
         self._container.seek(self._index.stamps[self._next], stream=self._stream)
-        self._pictures = _decode(self._container, self._stream)
+        self._pictures = decode(self._container, self._stream)
 
     def _start_over(self) -> None:
-        self._next = 0
+        self._next, self._last = 0, None
         self._rewind()
-        self._pictures = _decode(self._container, self._stream)
+        self._pictures = decode(self._container, self._stream)
 
     def _fetch(self, frame: int) -> None:
         """Decode up to ``frame`` into the cache."""
         keep_from = frame - self._capacity + 1
         if not self._next <= frame or (self._index.exact and self._index.key_before(frame) > self._next):
             self._restart(frame)
-        last: av.VideoFrame | None = None
         while True:
             picture = next(self._pictures, None)
             number = len(self) if picture is None else self._index.number(picture, self._next)
-            if number > frame and last is None and self._next:
+            if number > frame and self._last is None and self._next:
                 # The seek landed too late (transport streams have no index); a start from 0 never does.
                 self._start_over()
                 continue
@@ -160,17 +179,16 @@ class VideoReader:
                 break
             # A damaged picture is shown by players as the one before it; so is it here.
             for missed in range(max(self._next, keep_from), min(number, frame + 1)):
-                self._keep(missed, last or picture)
-            self._next = number + 1
+                self._keep(missed, self._last or picture)
+            self._next, self._last = number + 1, picture
             if keep_from <= number:
                 self._keep(number, picture)
             if number >= frame:
                 return
-            last = picture
-        if last is None:
+        if self._last is None:
             raise self._undecodable(frame)
         for missed in range(max(self._next, keep_from), frame + 1):
-            self._keep(missed, last)
+            self._keep(missed, self._last)
         self._next = len(self)
 
     def _undecodable(self, frame: int) -> FramesError:
@@ -185,65 +203,3 @@ class VideoReader:
         self._cache[number] = image
         while len(self._cache) > self._capacity:
             self._cache.popitem(last=False)
-
-
-class _Index:
-    """Time stamps of all frames in order; ``exact`` when they are known and differ, so that seeking by them works."""
-
-    def __init__(self, stamps: list[int | None], keys: list[int]):
-        self.exact = None not in stamps and len(set(stamps)) == len(stamps)
-        self.stamps: list = sorted(stamps) if self.exact else stamps
-        self._keys = sorted(bisect_left(self.stamps, stamps[k]) for k in keys) if self.exact else []
-
-    def key_before(self, frame: int) -> int:
-        position = bisect_right(self._keys, frame)
-        return self._keys[position - 1] if position else 0
-
-    def number(self, picture: av.VideoFrame, expected: int) -> int:
-        """Which frame a decoded picture is; without usable time stamps, the one that was due."""
-        if not self.exact or picture.pts is None:
-            return expected
-        return max(bisect_right(self.stamps, picture.pts) - 1, 0)
-
-
-def _index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> _Index | None:
-    """The index without decoding, or None where packets may not be frames one to one."""
-    stamps, keys = [], []
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.is_keyframe:
-                keys.append(len(stamps))
-            stamps.append(packet.pts)
-    except av.error.FFmpegError:
-        return None
-    index = _Index(stamps, keys)
-    # Hidden pictures, fields and files that were cut off all show as a difference to the count in the header.
-    return index if index.exact and len(stamps) == stream.frames else None
-
-
-def _index_pictures(container: av.container.InputContainer, stream: av.VideoStream) -> _Index:
-    """The index by decoding everything once."""
-    stamps, keys = [], []
-    for picture in _decode(container, stream):
-        if picture.key_frame:
-            keys.append(len(stamps))
-        stamps.append(picture.pts)
-    return _Index(stamps, keys)
-
-
-def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Pictures in order; damaged packets are passed over, and a file that was cut off ends where it was cut."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:
-            packet = None
-        if packet is None:
-            return
-        try:
-            yield from packet.decode()
-        except av.error.InvalidDataError:
-            continue

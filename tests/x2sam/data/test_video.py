@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from x2sam.data.video import VideoReader
+from x2sam.data.video_index import VideoIndex
 from x2sam.errors import FramesError
 
 COUNT = 30
@@ -31,8 +32,9 @@ def number_of(frame: np.ndarray) -> int:
 
 
 def write(path: Path, codec="libx264", pixels="yuv420p", count=COUNT, stamps=None, **options) -> Path:
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=24, options={k: str(v) for k, v in options.items()})
+    options = {k: str(v) for k, v in options.items()}
+    with av.open(str(path), "w", options={k: options.pop(k) for k in ("movflags",) if k in options}) as out:
+        stream = out.add_stream(codec, rate=24, options=options)
         stream.width, stream.height, stream.pix_fmt = 160, 96, pixels
         for i in range(count):
             frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
@@ -50,6 +52,10 @@ FILES = {
     "uneven.mp4": {"bf": 2, "g": 10, "stamps": [i + 3 * (i // 7) for i in range(COUNT)]},
     "motion.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
     "part2.avi": {"codec": "mpeg4", "g": 8},
+    "ten_bits.mp4": {"codec": "libx265", "pixels": "yuv420p10le", "x265-params": "log-level=none:keyint=12:bframes=3"},
+    "hidden_pictures.webm": {"codec": "libvpx-vp9", "g": 12, "lag-in-frames": 16, "auto-alt-ref": 1, "cpu-used": 8},
+    "hidden_packets.webm": {"codec": "libvpx", "g": 12, "lag-in-frames": 16, "auto-alt-ref": 1, "cpu-used": 8},
+    "fragments.mp4": {"bf": 2, "g": 10, "movflags": "frag_keyframe+empty_moov"},
 }
 
 
@@ -89,6 +95,35 @@ def test_few_frames_are_held(tmp_path):
     for i in range(COUNT):
         video[i]
     assert len(video._cache) == 4
+
+
+@pytest.mark.parametrize("stamps", [[9, 3, 6, 12], [3, None, 3], []])
+def test_an_index_can_be_kept(stamps):
+    index = VideoIndex(stamps, [1] if stamps else [])
+    again = VideoIndex.from_bytes(index.to_bytes())
+    assert (again.stamps, again.exact, len(again)) == (index.stamps, index.exact, len(index))
+    assert [again.key_before(i) for i in range(len(stamps))] == [index.key_before(i) for i in range(len(stamps))]
+
+
+def test_a_damaged_index_says_so():
+    data = VideoIndex([0, 1, 2], [0]).to_bytes()
+    for wrong in (b"", b"something else", data[:-3], data.replace(b"index-1", b"index-9")):
+        with pytest.raises(FramesError, match="import the video again"):
+            VideoIndex.from_bytes(wrong)
+
+
+def test_a_kept_index_saves_reading_the_file(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.webm", **FILES["hidden_packets.webm"])
+    index = VideoReader(path).index
+    monkeypatch.setattr(VideoReader, "_read_index", None)
+    assert number_of(VideoReader(path, index=index)[17]) == 17
+
+
+def test_progress_is_told(tmp_path):
+    for name in ("one_key.mp4", "hidden_pictures.webm"):
+        seen = []
+        VideoReader(write(tmp_path / name, **FILES[name]), progress=seen.append)
+        assert seen == list(range(1, COUNT + 1))
 
 
 def test_negative_numbers_and_the_end(tmp_path):
