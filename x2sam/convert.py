@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen3VLConfig
 
@@ -67,6 +69,7 @@ def convert(
     tokenizer.save_pretrained(part / "tokenizer")
     progress("finishing")
     check_tokenizer(part, tokenizer)
+    check_weights(part, model.state_dict())
     put_in_place(part, out)
     return config
 
@@ -163,6 +166,24 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError(f"{path.name} of the base model is damaged ({error}); download it again") from error
+
+
+def check_weights(directory: Path, wanted: Mapping[str, Tensor]) -> None:
+    """What was written must read back with the same names and bytes; one tensor at a time, so little memory is needed.
+
+    Raises WeightsError that names the first tensor that does not.
+    """
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        differing = set(file.keys()) ^ set(wanted)
+        # bytes, not values: weights that are no numbers would differ from themselves
+        changed = (k for k in wanted if not torch.equal(_bytes_of(file.get_tensor(k)), _bytes_of(wanted[k])))
+        name = next(iter(sorted(differing)), None) or next(changed, None)
+    if name is not None:
+        raise WeightsError(f"{name} changed when it was written to {directory.parent}; check the disk, convert again")
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def check_tokenizer(directory: Path, wanted) -> None:
