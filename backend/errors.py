@@ -5,7 +5,7 @@ Every text is written for the annotator or the operator: it says what to do and 
 
 from __future__ import annotations
 
-from x2sam.errors import BusyError, CancelledError, FramesError, PromptError, WeightsError, X2SAMError
+from x2sam.errors import BusyError, CancelledError, DeviceError, FramesError, PromptError, WeightsError, X2SAMError
 
 
 class BackendError(Exception):
@@ -75,6 +75,7 @@ _MODEL_STATUS: dict[type[Exception], int] = {
     FramesError: 422,
     CancelledError: 409,
     BusyError: 503,
+    DeviceError: 503,
     WeightsError: 503,
     X2SAMError: 500,
 }

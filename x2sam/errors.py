@@ -25,6 +25,10 @@ class BusyError(X2SAMError):
     """The queue is full or the device did not answer in time; try again."""
 
 
+class DeviceError(X2SAMError):
+    """The thread that owns the device broke during the work, or does not come back from it."""
+
+
 class TrainingError(X2SAMError):
     """A training step can't be taken: wrong targets, values that are not finite, or settings that name nothing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import weakref
@@ -9,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from x2sam.errors import BusyError, CancelledError
+from x2sam.errors import BusyError, CancelledError, DeviceError
 from x2sam.inference import scheduler as scheduler_module
 from x2sam.inference.scheduler import Priority, Scheduler, Turn
+from x2sam.stages import stage, watching
 
 SOON = 10.0  # seconds after which a test gives up
 
@@ -214,3 +216,137 @@ def test_finished_jobs_are_not_kept_alive(scheduler):
     scheduler.run(lambda held=large: held is None)
     del large
     wait_for(lambda: gone() is None)
+
+
+# a thread that breaks or hangs
+
+
+def kill(thread: threading.Thread) -> None:
+    """Lets SystemExit arise wherever the thread is."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+
+
+def device_thread() -> threading.Thread:
+    (found,) = [t for t in threading.enumerate() if t.name == "x2sam-device"]
+    return found
+
+
+def test_a_job_that_ends_its_thread_is_told_and_others_go_on(gate):
+    def leave():
+        raise SystemExit(3)
+
+    broken = ThreadPoolExecutor(1).submit(gate.scheduler.run, leave)
+    wait_for(lambda: gate.scheduler.waiting == 1)
+    behind = gate.queue("behind")
+    gate.open()
+    with pytest.raises(DeviceError, match="broke"):
+        broken.result(SOON)
+    assert behind.result(SOON) == "behind"
+    assert gate.scheduler.vitals().restarts == 1
+
+
+def test_a_thread_killed_while_it_works_is_replaced(scheduler):
+    started = threading.Event()
+
+    def work():
+        started.set()
+        while True:
+            time.sleep(0.001)
+
+    call = ThreadPoolExecutor(1).submit(scheduler.run, work)
+    assert started.wait(SOON)
+    kill(device_thread())
+    with pytest.raises(DeviceError, match="try again"):
+        call.result(SOON)
+    assert scheduler.run(lambda: "alive") == "alive"
+    assert scheduler.vitals().responsive
+
+
+def test_a_thread_killed_while_it_idles_is_replaced(scheduler):
+    before = device_thread()
+    kill(before)
+    assert scheduler.run(lambda: "alive", timeout=SOON) == "alive"  # wakes the old one, which breaks
+    assert scheduler.vitals().restarts == 1 and device_thread() is not before
+
+
+def test_a_hanging_job_is_noticed_told_and_forgotten_when_it_ends():
+    scheduler, go, started = Scheduler(timeout=SOON, hang=0.05), threading.Event(), threading.Event()
+    callers = ThreadPoolExecutor(2)
+    hanging = callers.submit(scheduler.run, lambda: (started.set(), go.wait(SOON)))
+    assert started.wait(SOON)
+    behind = callers.submit(scheduler.run, lambda: "never")
+    with pytest.raises(DeviceError, match=r"0\.05 s"):
+        behind.result(SOON)
+    with pytest.raises(DeviceError):
+        hanging.result(SOON)
+    with pytest.raises(DeviceError):
+        scheduler.run(lambda: "not queued")
+    vitals = scheduler.vitals()
+    assert not vitals.responsive and vitals.running > 0.05 and scheduler.waiting == 0
+    go.set()
+    wait_for(lambda: scheduler.vitals().responsive)
+    assert scheduler.run(lambda: "again") == "again"
+    scheduler.close()
+
+
+def test_closing_does_not_wait_for_ever():
+    scheduler, go, started = Scheduler(timeout=SOON), threading.Event(), threading.Event()
+    call = ThreadPoolExecutor(1).submit(scheduler.run, lambda: (started.set(), go.wait(SOON)))
+    assert started.wait(SOON)
+    begun = time.monotonic()
+    scheduler.close(timeout=0.05)
+    assert time.monotonic() - begun < SOON / 2
+    go.set()
+    call.result(SOON)
+
+
+# what is told about the queue
+
+
+def test_vitals_tell_what_waits_by_class(gate):
+    gate.queue("batch", Priority.BATCH)
+    gate.queue("click")
+    gate.queue("click too")
+    time.sleep(0.02)
+    vitals = gate.scheduler.vitals()
+    assert {name: queue.waiting for name, queue in vitals.queues.items()} == {
+        "click": 2,
+        "text": 0,
+        "track": 0,
+        "batch": 1,
+    }
+    assert vitals.queues["batch"].oldest >= vitals.queues["click"].oldest >= 0.02
+    assert vitals.queues["text"].oldest == 0.0
+    assert vitals.running > 0 and vitals.responsive
+    gate.open()
+    wait_for(lambda: gate.scheduler.vitals().running is None and not gate.scheduler.waiting)
+
+
+def test_batches_leave_places_for_people(gate):
+    for number in range(6):
+        gate.queue(f"batch {number}", Priority.BATCH)
+    with pytest.raises(BusyError):
+        gate.scheduler.run(lambda: None, Priority.BATCH)
+    click = gate.queue("click")
+    gate.open()
+    assert click.result(SOON) == "click"
+
+
+def test_a_job_runs_in_its_callers_context_and_its_wait_is_measured(gate):
+    def call():
+        with watching() as times, stage("segment"):
+            gate.scheduler.run(lambda: stage_for("encode", 0.02))
+        return times.seconds
+
+    def stage_for(name, seconds):
+        with stage(name):
+            time.sleep(seconds)
+
+    called = ThreadPoolExecutor(1).submit(call)
+    wait_for(lambda: gate.scheduler.waiting == 1)
+    time.sleep(0.03)
+    gate.open()
+    seconds = called.result(SOON)
+    assert seconds.keys() == {"segment", "encode", "wait"}
+    assert seconds["wait"] >= 0.03 and seconds["encode"] >= 0.02
+    assert seconds["segment"] < 0.02 + seconds["encode"] + seconds["wait"]
