@@ -19,7 +19,8 @@ import torch
 
 from x2sam.data.tokenizer import load_tokenizer
 from x2sam.errors import WeightsError
-from x2sam.inference.feature_cache import FeatureCache
+from x2sam.inference.feature_cache import FeatureCache, FeatureCounts
+from x2sam.inference.feature_store import FeatureStore
 from x2sam.inference.frames import FrameSource, open_frames
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
@@ -36,17 +37,24 @@ DIGESTED_BYTES = 256 * 2**20
 class Engine:
     """snap: masks are made to obey their clicks; memory: see :data:`x2sam.inference.walk.MODES`;
     seed: every request draws its region points from it, so equal requests give equal bytes;
-    cache_bytes: what features may take; generate_limit: longest generated answer in tokens."""
+    cache_bytes: what features may take in memory; generate_limit: longest generated answer in tokens;
+    store, store_bytes: directory and budget of features on disk, none unless both are given. They outlive the process
+    and serve pictures whose source tells a digest. The directory belongs to one process at a time."""
 
     def __init__(
         self, model: X2SAM, tokenizer, name: str = "model", version: str | None = None, snap: bool = True,
         memory: str = "pinned", seed: int = 0, cache_bytes: int = 2 * 2**30, generate_limit: int = 256,
-        waiting: int = 64, timeout: float = 120.0,
+        waiting: int = 64, timeout: float = 120.0, store: str | Path | None = None, store_bytes: int = 0,
     ):  # fmt: skip
         self.model, self.name, self.version = model, name, version or name
         self.interpreter = Interpreter(model, tokenizer)
         self.snap, self.memory, self.seed, self.generate_limit = snap, memory, seed, generate_limit
-        self.cache = FeatureCache(cache_bytes)
+        self.store: FeatureStore | None = None
+        if store and store_bytes:
+            numbers = f"{self.version} {model.no_memory_embedding.dtype}"
+            new_cache = self.interpreter.language.new_cache
+            self.store = FeatureStore(store, store_bytes, numbers, self.device, new_cache)
+        self.cache = FeatureCache(cache_bytes, self.store)
         self.scheduler = Scheduler(waiting, timeout)
 
     @classmethod
@@ -75,10 +83,16 @@ class Engine:
     def open(self, frames: np.ndarray | str | Path | FrameSource, key: Hashable | None = None) -> Session:
         """A session on a picture (H, W, 3), a clip (T, H, W, 3), a file, or a lazy reader.
 
-        ``key`` names the media: sessions with the same key share its features.
+        ``key`` names the media: sessions with the same key share its features, also after they were closed.
         """
-        source = open_frames(frames)
-        return Session(self, Looking(self.interpreter, self.cache, source, uuid.uuid4().hex if key is None else key))
+        source, named = open_frames(frames), key is not None
+        key = key if named else uuid.uuid4().hex
+        return Session(self, Looking(self.interpreter, self.cache, source, key, named))
+
+    @property
+    def features(self) -> FeatureCounts:
+        """How often features were there when they were needed, and what they take."""
+        return self.cache.counts
 
     def run(
         self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | Turn | None = None,
@@ -89,6 +103,8 @@ class Engine:
 
     def close(self) -> None:
         self.scheduler.close()
+        if self.store is not None:
+            self.store.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -17,7 +17,11 @@ PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 class FrameSource(Protocol):
-    """What a session reads: ``frames[i]`` is uint8 (H, W, 3) RGB as a person sees it."""
+    """What a session reads: ``frames[i]`` is uint8 (H, W, 3) RGB as a person sees it.
+
+    A source may also have ``digest(i) -> str``, the same for the same pixels and for no others; then features are
+    shared between all media that show that picture, and may be kept on disk.
+    """
 
     def __len__(self) -> int: ...
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from x2sam.data.tasks import Task
 from x2sam.errors import FramesError
-from x2sam.inference.feature_cache import FeatureCache
+from x2sam.inference.feature_cache import FeatureCache, Sized
 from x2sam.inference.frames import FrameSource
 from x2sam.inference.interpreter import Interpreter, Looked
 from x2sam.inference.preprocess import FrameSizes, frame_sizes, mask_frames
 from x2sam.model.x2sam import X2SAM, EncodedFrame, FrameFeatures
 
+Kept = TypeVar("Kept", bound=Sized)
+
 
 class Looking:
-    """The features of one piece of media. ``key`` names it in the cache that all media share."""
+    """The features of one piece of media. ``key`` names it in the cache that all media share; ``named``: somebody gave
+    it that name and may come back with it.
 
-    def __init__(self, interpreter: Interpreter, cache: FeatureCache, frames: FrameSource, key: Hashable):
-        self.interpreter, self.cache, self.frames, self.key = interpreter, cache, frames, key
+    Where the frames tell a digest of their content (see :class:`x2sam.inference.frames.FrameSource`), features are
+    kept by that, so the same picture is known again in other media and after a restart.
+    """
+
+    def __init__(
+        self, interpreter: Interpreter, cache: FeatureCache, frames: FrameSource, key: Hashable, named: bool = False
+    ):
+        self.interpreter, self.cache, self.frames, self.key, self.named = interpreter, cache, frames, key, named
         self.model: X2SAM = interpreter.model
+        self._digest = getattr(frames, "digest", None)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -35,7 +46,7 @@ class Looking:
         return frame_sizes(*self.picture(frame).shape[:2], self.model.config.preprocess)
 
     def encoded(self, frame: int) -> EncodedFrame:
-        return self.cache.get((self.key, "encoded", frame), lambda: self.encode(frame))
+        return self._kept("encoded", [frame], lambda: self.encode(frame))
 
     def encode(self, frame: int) -> EncodedFrame:
         """The mask encoder's maps, not cached: for frames that are visited once."""
@@ -45,7 +56,7 @@ class Looking:
     def features(self, frame: int) -> FrameFeatures:
         """Of a picture, or of the frame that a track starts from."""
         make = lambda: self.model.decode_pixels(self.encoded(frame), first=True)  # noqa: E731
-        return self.cache.get((self.key, "features", frame), make)
+        return self._kept("features", [frame], make)
 
     def later_features(self, frame: int) -> FrameFeatures:
         """Of a frame that comes after another one in a track."""
@@ -55,7 +66,7 @@ class Looking:
         """What the language model sees when frame ``frame`` is prompted: that one first, then others evenly spread."""
         shown = self.shown(task, frame)
         make = lambda: self.interpreter.look(np.stack([self._same_size(i, frame) for i in shown]), task)  # noqa: E731
-        return self.cache.get((self.key, "looked", task.modality, *shown), make)
+        return self._kept(f"looked {task.modality}", shown, make)
 
     def shown(self, task: Task, frame: int) -> list[int]:
         if task.modality == "image":
@@ -64,6 +75,14 @@ class Looking:
         spread = np.linspace(0, len(self) - 1, count).astype(int).tolist()
         nearest = min(spread, key=lambda i: abs(i - frame))
         return [frame, *(i for i in spread if i not in (frame, nearest))]
+
+    def _kept(self, what: str, shown: list[int], make: Callable[[], Kept]) -> Kept:
+        """The cached value of frames: by their content where that is known, else by their places in the media."""
+        if self._digest is None:
+            return self.cache.get((self.key, what, *shown), make)
+        # the size too: the same file may be decoded at another size under other settings
+        content = tuple((str(self._digest(i)), *map(int, self.picture(i).shape[:2])) for i in shown)
+        return self.cache.get(("content", what, *content), make, lasting=True)
 
     def _same_size(self, index: int, frame: int) -> np.ndarray:
         """A clip for the language model needs one size; pages of a task may differ, so they follow the prompted one."""

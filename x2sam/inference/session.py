@@ -53,6 +53,15 @@ class Session:
         """(H, W) of a frame."""
         return tuple(self.looking.picture(frame).shape[:2])
 
+    def prepare(self, frame: int = 0, priority: Priority = Priority.BATCH) -> int:
+        """Computes what the first click on ``frame`` needs of the picture, piece by piece, so that other requests get
+        in between. Returns the bytes of it. Raises like :meth:`segment`."""
+        looking, task = self.looking, find_task("intseg", self.modality)
+        for shown in looking.shown(task, frame):  # decoding is no work for the device's thread
+            looking.picture(shown)
+        pieces = (lambda: looking.encoded(frame), lambda: looking.features(frame), lambda: looking.looked(task, frame))
+        return sum(self.engine.run(piece, priority).nbytes for piece in pieces)
+
     # prompts
 
     def segment(
@@ -276,8 +285,10 @@ class Session:
         return Stop(frame, found, track.probabilities(), sizes.original)
 
     def close(self) -> None:
-        """Forgets the media's features and everything prompted."""
-        self.engine.cache.forget(self.looking.key)
+        """Forgets everything prompted. Features of media that has a name stay while they fit, for whoever opens it
+        next; those of nameless media go at once, nobody can come back to them."""
+        if not self.looking.named:
+            self.engine.cache.forget(self.looking.key)
         with self._lock:
             self._objects.clear()
             self._answers.clear()

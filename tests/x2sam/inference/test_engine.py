@@ -14,6 +14,7 @@ from x2sam.data.tasks import find_task
 from x2sam.errors import FramesError, WeightsError
 from x2sam.inference import engine as engine_module
 from x2sam.inference.engine import Engine, digest_of, find_model
+from x2sam.inference.scheduler import Priority
 from x2sam.model.weights import save_pretrained
 from x2sam.structures import Point, Prompt
 
@@ -259,3 +260,77 @@ def test_versions_of_very_large_weights_count_their_size(tmp_path, monkeypatch):
         (tmp_path / "weights").write_bytes(content)
         digests.append(digest_of(tmp_path / "weights"))
     assert len(set(digests)) == 3
+
+
+# pictures by content
+
+
+class Pages:
+    """Pages that tell digests of their content."""
+
+    def __init__(self, *seeds: int):
+        self.seeds = seeds
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return picture(self.seeds[index])
+
+    def digest(self, index: int) -> str:
+        return f"digest {self.seeds[index]}"
+
+
+def test_the_same_picture_under_other_names_is_known(engine, model):
+    engine.open(Pages(1), key="task 1").segment(FIRST)
+    with counted(model) as seen:
+        engine.open(Pages(1), key="task 2").segment(FIRST)
+        engine.open(Pages(1)).segment(SECOND)
+    assert [seen[part] for part in ONCE] == [0, 0, 0]
+
+
+def test_a_page_of_a_clip_that_is_known_from_elsewhere(engine, model):
+    engine.open(Pages(1), key="a picture").segment(FIRST)
+    with counted(model) as seen:
+        engine.open(Pages(0, 1, 2), key="a clip").segment(FIRST, 1)
+        engine.open(Pages(2, 0, 1), key="another clip").segment(FIRST, 2)
+    assert (seen["mask encoder"], seen["pixel decoder"]) == (0, 0)
+
+
+def test_other_pictures_are_not_mixed_up(engine, model):
+    engine.open(Pages(1, 2), key="clip").segment(FIRST, 0)
+    with counted(model) as seen:
+        engine.open(Pages(1, 3), key="clip").segment(FIRST, 1)
+    assert [seen[part] for part in ONCE] == [1, 1, 1]
+
+
+def test_closing_keeps_what_has_a_name(engine, model):
+    for frames, key in ((Pages(1), "task 7"), (picture(2), "task 8"), (Pages(3), None)):
+        session = engine.open(frames, key=key)
+        session.segment(FIRST)
+        session.close()
+        with counted(model) as seen:
+            engine.open(frames, key=key).segment(FIRST)
+        assert [seen[part] for part in ONCE] == [0, 0, 0], "the budget decides what goes"
+    before = engine.cache.used
+    nameless = engine.open(picture(4))
+    nameless.segment(FIRST)
+    nameless.close()
+    assert engine.cache.used == before, "nobody can come back to it"
+
+
+@pytest.mark.parametrize("frames", [Pages(1), Pages(0, 1, 2)], ids=["picture", "clip"])
+def test_a_prepared_picture_has_nothing_left_to_encode(engine, model, frames):
+    prepared = engine.open(frames)
+    assert prepared.prepare() == engine.cache.used > 0
+    prepared.close()
+    with counted(model) as seen:
+        engine.open(frames).segment(FIRST)
+    assert [seen[part] for part in ONCE] == [0, 0, 0] and seen["mask decoder"] == 1
+
+
+def test_preparing_gives_way_to_clicks(engine, monkeypatch):
+    seen, run = [], engine.scheduler.run
+    monkeypatch.setattr(engine.scheduler, "run", lambda job, how, *rest: seen.append(how) or run(job, how, *rest))
+    engine.open(Pages(1)).prepare()
+    assert seen == [Priority.BATCH] * 3, "piece by piece, each behind everything else"
