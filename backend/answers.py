@@ -131,7 +131,7 @@ def _object_tag(config: LabelConfig, name: str) -> ObjectTag:
 def _frames(services: Services, tag: ObjectTag, task: Task) -> tuple[TaskFrames, bool]:
     """The pictures of a task, and whether the editor shows them as pages."""
     value = task_value(tag, task.data)
-    frames = TaskFrames(addresses_of(value), services.fetcher, services.decoded, services.settings.max_pixels)
+    frames = TaskFrames(addresses_of(value, task.id), services.fetcher, services.decoded, services.settings.max_pixels)
     return frames, tag.pages or isinstance(value, list)
 
 
@@ -167,7 +167,7 @@ def _sentence(ask: Ask, label: str | None, masks: Sequence[Mask]) -> str:
 def _items(
     control: ControlTag, ask: Ask, labels: Sequence[str], masks: Sequence[Mask], frames: TaskFrames
 ) -> list[Item]:
-    size = ask.shown or frames.size_of(ask.frame)
+    size = frames.shown_size_of(ask.frame, ask.shown)
     items = []
     for number, (label, mask) in enumerate(zip(labels, masks, strict=True)):
         object_id = ask.object_id if number == 0 else f"{ask.object_id}n{number + 1}"

@@ -1,37 +1,41 @@
 """Fetches the files that tasks name: one way in, for every kind of address.
 
 An address is what a task holds: ``/data/upload/...`` and ``/data/local-files/?d=...`` of Label Studio, ``http(s)://``,
-or a ``data:`` URL. Every request, redirects included, goes through :class:`backend.hosts.HostRules`; Label Studio's
-token is sent to Label Studio's own origin only. Size and total time are limited.
+a ``data:`` URL, or a path relative to a directory of ``X2SAM_MEDIA_DIRS``; addresses in buckets are made paths of Label
+Studio first (:mod:`backend.cloud_storage`). Every request, redirects included, goes through
+:class:`backend.hosts.HostRules`; Label Studio's token is sent to Label Studio only. Size and total time are limited.
 """
 
 from __future__ import annotations
 
 import binascii
+import json
+import re
 import threading
 import time
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, unquote_to_bytes, urljoin, urlsplit, urlunsplit
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
-
-from backend.errors import MediaError, MediaRefusedError, MediaTimeoutError, MediaTooLargeError
+from backend.cloud_storage import is_cloud_address
+from backend.errors import MediaError, MediaRefusedError, MediaTooLargeError
 from backend.file_cache import CachedFile, FileCache
 from backend.hosts import HostRules, Origin
+from backend.http_client import Answer, HttpClient
+from backend.media_folders import FolderFile, MediaFolders
 from backend.settings import MEGABYTE, Settings
 from backend.tokens import LabelStudioToken, read_access_token
 
 _CHUNK = 1 << 16
 _REDIRECTS = 5
 _REDIRECT_CODES = frozenset({301, 302, 303, 307, 308})
-_CONNECT_SECONDS = 5.0
 _TOKEN_BYTES = 1 << 16
+_LOCAL_FILES = "/data/local-files/"
+# What Label Studio serves files from; its other pages are not for tasks to name.
+_FILES = re.compile(r"/data/.+|/storage-data/uploaded/\?.+|/(tasks|projects)/[0-9]+/(presign|resolve)/\?fileuri=.+")
 
 
 class MediaFetcher:
@@ -41,8 +45,14 @@ class MediaFetcher:
         self._settings = settings
         self._cache = cache
         self._rules = rules or HostRules(settings.label_studio_url, settings.media_hosts)
+        self._http = HttpClient(self._rules, settings.ca_bundle)
+        self._folders = MediaFolders(settings.media_dirs)
         self._token = LabelStudioToken(settings.label_studio_api_key, self._exchange)
-        self._locks = _KeyedLocks()
+        self._base_path = urlsplit(settings.label_studio_url).path
+        known = [url for url in (settings.label_studio_url, settings.label_studio_public_url) if url]
+        self._homes = {Origin.of(url) for url in known}
+        self._base_paths = [path for path in (urlsplit(url).path for url in known) if path]
+        self._locks = KeyedLocks()
 
     def fetch(self, address: str) -> CachedFile:
         """The file behind an address.
@@ -51,14 +61,16 @@ class MediaFetcher:
         """
         if not isinstance(address, str) or not address.strip():
             raise MediaError("The task holds no address of a picture.")
+        address = address.strip()
         if address[:5].lower() == "data:":
             name = "data:" + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
-            chunks = self._inline(address)
-        else:
-            name = self.absolute(address)
-            chunks = self._download(name)
-        with self._locks.hold(name):
-            return self._cache.get(name) or self._cache.put(name, chunks)
+            return self._cached(name, self._inline(address))
+        if self._folders and (relative := self._below_a_folder(address)):
+            with self._folders.open(relative) as file:
+                if file is not None:
+                    return self._cached(file.name, self._copied(file))
+        url = self.absolute(address)
+        return self._cached(url, self._download(url))
 
     def read(self, address: str) -> bytes:
         """The content behind an address."""
@@ -71,26 +83,59 @@ class MediaFetcher:
         raise MediaError("The picture does not stay in the file cache; raise X2SAM_CACHE_MB.")
 
     def absolute(self, address: str) -> str:
-        """The full URL of an address; those that start with a slash are Label Studio's.
+        """The full URL of an address; those that start with a slash, or with ``data/``, are Label Studio's.
 
         :raises MediaRefusedError: a path on this machine, or a scheme that is not fetched.
         """
         address = address.strip()
+        if is_cloud_address(address):
+            raise MediaRefusedError(
+                "A picture in a bucket is read through its task in Label Studio; none is known here."
+            )
         if address.startswith("/") and not address.startswith("//"):
-            return self._below_data(address)
+            return self._in_label_studio(address)
+        if _is_relative(address):
+            if address.startswith("data/"):
+                return self._in_label_studio("/" + address)
+            raise MediaRefusedError(
+                "The task names a picture by a relative path that is in no directory of X2SAM_MEDIA_DIRS; import the "
+                "picture into Label Studio, or name its directory there."
+            )
         origin = Origin.of(address)
         parts = urlsplit(address)._replace(fragment="")
-        if origin == self._rules.label_studio:
-            return self._below_data(urlunsplit(parts._replace(scheme="", netloc="")))
+        if origin in self._homes:
+            return self._in_label_studio(urlunsplit(parts._replace(scheme="", netloc="")))
         return urlunsplit(parts)
 
-    def _below_data(self, path: str) -> str:
-        """The full URL of one of Label Studio's files; its other pages are not for tasks to name."""
-        base = self._settings.label_studio_url
-        path = path.removeprefix(urlsplit(base).path)
-        if not path.startswith("/data/") or ".." in path.partition("?")[0].split("/"):
+    def _in_label_studio(self, path: str) -> str:
+        """The full URL of one of Label Studio's files, whose path may stand below that of its own address."""
+        base = next((base for base in self._base_paths if path.startswith(base + "/")), "")
+        path = path.removeprefix(base)
+        bare = path.partition("?")[0]
+        if not _FILES.fullmatch(path) or ".." in unquote(bare).replace("\\", "/").split("/"):
             raise MediaRefusedError("The task names a path outside /data/; import the picture into Label Studio.")
-        return base + path
+        return self._settings.label_studio_url + path
+
+    def _is_ours(self, url: str) -> bool:
+        """Whether a URL is Label Studio's, which alone sees the token: its origin, and below its path there."""
+        below = urlsplit(url).path.startswith(self._base_path + "/")
+        return below and Origin.of(url) == self._rules.label_studio
+
+    def _below_a_folder(self, address: str) -> str | None:
+        """The path below a configured directory that an address means; None for other addresses."""
+        if _is_relative(address):
+            return None if address.startswith("data/") else address
+        try:
+            local = self.absolute(address).removeprefix(self._settings.label_studio_url)
+        except MediaRefusedError:
+            return None
+        if not local.startswith(_LOCAL_FILES):
+            return None
+        return parse_qs(urlsplit(local).query).get("d", [""])[0].lstrip("/") or None
+
+    def _cached(self, name: str, chunks: Iterable[bytes]) -> CachedFile:
+        with self._locks.hold(name):
+            return self._cache.get(name) or self._cache.put(name, chunks)
 
     def _inline(self, address: str) -> Iterator[bytes]:
         head, comma, body = address.partition(",")
@@ -101,136 +146,59 @@ class MediaFetcher:
             content = b64decode(content, validate=True) if head.lower().endswith(";base64") else content
         except (binascii.Error, ValueError) as error:
             raise MediaError("The data URL of the picture is not valid base64.") from error
-        self._check_size(len(content), self._settings.media_max_bytes)
+        _check_size(len(content), self._settings.media_max_bytes)
         yield content
+
+    def _copied(self, file: FolderFile) -> Iterator[bytes]:
+        yield from _limited(iter(lambda: file.stream.read(_CHUNK), b""), file.size, self._settings.media_max_bytes)
 
     def _download(self, url: str) -> Iterator[bytes]:
         deadline = time.monotonic() + self._settings.media_timeout
-        with self._open(url, deadline) as (response, origin):
-            yield from self._body(response, origin, deadline, self._settings.media_max_bytes)
+        with self._open(url, deadline) as answer:
+            yield from _limited(answer.chunks(), answer.length, self._settings.media_max_bytes)
 
     @contextmanager
-    def _open(self, url: str, deadline: float) -> Iterator[tuple[requests.Response, Origin]]:
+    def _open(self, url: str, deadline: float) -> Iterator[Answer]:
         """A good answer for a URL, after redirects and, where that helps, with a renewed token."""
         renewed = False
-        for _ in range(_REDIRECTS + 2):
-            origin = Origin.of(url)
-            ours = origin == self._rules.label_studio
-            with self._request("GET", url, origin, deadline, self._token.header() if ours else {}) as response:
-                target = response.headers.get("Location")
-                if response.status_code in _REDIRECT_CODES and target:
-                    url = _redirected(url, target)
+        redirects = 0
+        while redirects <= _REDIRECTS:
+            ours = self._is_ours(url)
+            with self._http.request("GET", url, deadline, self._token.header() if ours else {}) as answer:
+                target = answer.header("Location")
+                if answer.status in _REDIRECT_CODES and target:
+                    url = self._redirected(url, target)
+                    redirects += 1
                     continue
-                if response.status_code == 401 and ours and not renewed and self._token.refuse():
+                if answer.status == 401 and ours and not renewed and self._token.refuse():
                     renewed = True
                     continue
-                _check_status(response.status_code, origin, ours)
-                yield response, origin
+                _check_status(answer.status, Origin.of(url), ours)
+                yield answer
                 return
         raise MediaError(f"The address of the picture leads through more than {_REDIRECTS} redirects.")
 
-    @contextmanager
-    def _request(
-        self, method: str, url: str, origin: Origin, deadline: float, headers: dict[str, str], json: object = None
-    ) -> Iterator[requests.Response]:
-        """One request without redirects, to an address that was checked."""
-        headers = {"Host": origin.netloc, "Accept-Encoding": "identity", "User-Agent": "x2sam-backend", **headers}
-        failure: Exception | None = None
-        for address in self._rules.addresses(origin):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            session = _PlainSession()
-            session.mount("https://", _NamedHostAdapter(origin.host))
-            try:
-                response = session.request(
-                    method,
-                    _at_address(url, origin, address),
-                    headers=headers,
-                    json=json,
-                    allow_redirects=False,
-                    stream=True,
-                    timeout=(min(left, _CONNECT_SECONDS), left),
-                    verify=self._settings.ca_bundle or True,
-                )
-            except (requests.RequestException, UnicodeError) as error:
-                session.close()
-                failure = error
-                continue
-            try:
-                yield response
-            finally:
-                response.close()
-                session.close()
-            return
-        if failure is None or isinstance(failure, requests.ReadTimeout):
-            raise self._too_slow(origin) from failure
-        raise MediaError(
-            f"The ML backend can't connect to {origin.netloc} ({type(failure).__name__}); check that the address is "
-            "reachable from it, and LABEL_STUDIO_URL."
-        ) from failure
-
-    def _body(self, response: requests.Response, origin: Origin, deadline: float, limit: int) -> Iterator[bytes]:
-        length = response.headers.get("Content-Length", "")
-        promised = int(length) if length.isdecimal() else 0
-        self._check_size(promised, limit)
-        received = 0
+    def _redirected(self, url: str, target: str) -> str:
+        """Where an answer leads. A way back into Label Studio ends at a file, as if the task had named it."""
         try:
-            while chunk := response.raw.read1(_CHUNK, decode_content=True):
-                received += len(chunk)
-                self._check_size(received, limit)
-                if time.monotonic() > deadline:
-                    raise self._too_slow(origin)
-                yield chunk
-        except (OSError, HTTPError) as error:
-            raise MediaError("The connection broke while the picture was fetched; try again.") from error
-        if "Content-Encoding" not in response.headers and received < promised:
-            raise MediaError("The connection broke while the picture was fetched; try again.")
+            url = urljoin(url, target)
+        except ValueError as error:
+            raise MediaRefusedError("The address of the picture leads to a malformed one.") from error
+        if self._is_ours(url):
+            return self.absolute(url)
+        return url
 
     def _exchange(self, personal_token: str) -> str:
         deadline = time.monotonic() + self._settings.media_timeout
-        url, origin = self._settings.label_studio_url + "/api/token/refresh/", self._rules.label_studio
-        with self._request("POST", url, origin, deadline, {}, json={"refresh": personal_token}) as response:
-            if response.status_code != 200:
+        url = self._settings.label_studio_url + "/api/token/refresh/"
+        body = json.dumps({"refresh": personal_token}).encode()
+        with self._http.request("POST", url, deadline, {"Content-Type": "application/json"}, body) as answer:
+            if answer.status != 200:
                 raise MediaError("Label Studio does not accept the personal access token in LABEL_STUDIO_API_KEY.")
-            return read_access_token(b"".join(self._body(response, origin, deadline, _TOKEN_BYTES)))
-
-    def _check_size(self, size: int, limit: int) -> None:
-        if size > limit:
-            raise MediaTooLargeError(
-                f"The picture's file is larger than {limit / MEGABYTE:.0f} MB; raise X2SAM_MEDIA_MAX_MB to allow that."
-            )
-
-    def _too_slow(self, origin: Origin) -> MediaTimeoutError:
-        return MediaTimeoutError(
-            f"{origin.netloc} did not deliver the picture within {self._settings.media_timeout:.0f} s; try again, or "
-            "raise X2SAM_MEDIA_TIMEOUT."
-        )
+            return read_access_token(b"".join(_limited(answer.chunks(), answer.length, _TOKEN_BYTES)))
 
 
-class _PlainSession(requests.Session):
-    """A session without proxies, netrc and redirects: each of these would lead past the allow-list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trust_env = False
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-
-class _NamedHostAdapter(HTTPAdapter):
-    """Connects to a numeric address but asks for, and checks, the certificate of the host's name."""
-
-    def __init__(self, host: str):
-        self._host = host
-        super().__init__()
-
-    def init_poolmanager(self, *args, **kwargs):
-        super().init_poolmanager(*args, server_hostname=self._host, assert_hostname=self._host, **kwargs)
-
-
-class _KeyedLocks:
+class KeyedLocks:
     """A lock for each key that somebody holds or waits for."""
 
     def __init__(self) -> None:
@@ -253,16 +221,29 @@ class _KeyedLocks:
                     del self._users[key], self._locks[key]
 
 
-def _redirected(url: str, target: str) -> str:
+def _is_relative(address: str) -> bool:
     try:
-        return urljoin(url, target)
-    except ValueError as error:
-        raise MediaRefusedError("The address of the picture leads to a malformed one.") from error
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    return not parts.scheme and not parts.netloc and not address.startswith("/")
 
 
-def _at_address(url: str, origin: Origin, address: str) -> str:
-    host = f"[{address}]" if ":" in address else address
-    return urlunsplit(urlsplit(url)._replace(netloc=f"{host}:{origin.port}"))
+def _limited(chunks: Iterable[bytes], promised: int, limit: int) -> Iterator[bytes]:
+    """The chunks, until they or what was promised exceed the limit."""
+    _check_size(promised, limit)
+    received = 0
+    for chunk in chunks:
+        received += len(chunk)
+        _check_size(received, limit)
+        yield chunk
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise MediaTooLargeError(
+            f"The picture's file is larger than {limit / MEGABYTE:.0f} MB; raise X2SAM_MEDIA_MAX_MB to allow that."
+        )
 
 
 def _check_status(status: int, origin: Origin, ours: bool) -> None:
@@ -274,5 +255,11 @@ def _check_status(status: int, origin: Origin, ours: bool) -> None:
             "of a user who may see it."
         )
     if ours and status == 404:
-        raise MediaError("Label Studio has no such picture; for local files, check that a storage covers its folder.")
+        raise MediaError(
+            "Label Studio has no such picture; for local files and buckets, check that a storage covers its folder."
+        )
+    if ours and status == 424:
+        raise MediaError(
+            "Label Studio can't read the bucket of the picture; check the storage in the project's settings."
+        )
     raise MediaError(f"{origin.netloc} answered {status} instead of the picture.")

@@ -20,6 +20,10 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in value.replace(",", " ").split())
 
 
+def _directories(value: str) -> tuple[str, ...]:
+    return tuple(os.path.expanduser(path.strip()) for path in value.split(os.pathsep) if path.strip())
+
+
 def _positive(value: str) -> float:
     number = float(value)
     if not 0 < number < float("inf"):
@@ -66,16 +70,21 @@ class Settings:
     label_studio_url: str = _setting(
         "http://localhost:8080", "LABEL_STUDIO_URL", "LABEL_STUDIO_HOST", read=_web_address
     )
+    label_studio_public_url: str = _setting("", "LABEL_STUDIO_PUBLIC_URL", read=_web_address)
     label_studio_api_key: str = _setting("", "LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN")
     basic_auth_user: str = _setting("", "BASIC_AUTH_USER")
     basic_auth_pass: str = _setting("", "BASIC_AUTH_PASS")
     ca_bundle: str = _setting("", "REQUESTS_CA_BUNDLE")
     media_hosts: tuple[str, ...] = _setting((), "X2SAM_MEDIA_HOSTS", read=_words)
+    media_dirs: tuple[str, ...] = _setting((), "X2SAM_MEDIA_DIRS", read=_directories)
     media_max_bytes: int = _setting(200 * MEGABYTE, "X2SAM_MEDIA_MAX_MB", read=_megabytes)
     media_timeout: float = _setting(30.0, "X2SAM_MEDIA_TIMEOUT", read=_positive)
     media_cache_dir: str = _setting("~/.cache/x2sam/media", "X2SAM_CACHE_DIR")
     media_cache_bytes: int = _setting(2048 * MEGABYTE, "X2SAM_CACHE_MB", read=_megabytes)
     media_cache_seconds: float = _setting(3600.0, "X2SAM_CACHE_SECONDS", read=_positive)
+    public_url: str = _setting("http://localhost:9090", "BACKEND_PUBLIC_URL", read=_web_address)
+    state_dir: str = _setting("~/.local/state/x2sam", "X2SAM_STATE_DIR")
+    frames_bytes: int = _setting(2048 * MEGABYTE, "X2SAM_FRAMES_MB", read=_megabytes)
     max_pixels: int = _setting(100_000_000, "X2SAM_MAX_MEGAPIXELS", read=_megapixels)
     decoded_bytes: int = _setting(512 * MEGABYTE, "X2SAM_DECODED_MB", read=_megabytes)
     max_request_bytes: int = _setting(256 * MEGABYTE, "X2SAM_MAX_REQUEST_MB", read=_megabytes)

@@ -50,11 +50,19 @@ class LabelStudioToken:
     def _fresh(self) -> str:
         with self._lock:
             if self._clock() >= self._until:
+                asked = self._clock()
                 self._access = self._exchange(self._key)
-                expires = _payload(self._access).get("exp")
-                known = isinstance(expires, int | float)
-                self._until = (expires - _EARLY) if known else self._clock() + _LIFETIME
+                self._until = asked + _life_of(self._access)
             return self._access
+
+
+def _life_of(access: str) -> float:
+    """For how many seconds a token can be used. Only the difference of its times counts: clocks of two machines differ."""
+    content = _payload(access)
+    issued, expires = content.get("iat"), content.get("exp")
+    if not all(isinstance(moment, int | float) for moment in (issued, expires)):
+        return _LIFETIME
+    return expires - issued - _EARLY
 
 
 def read_access_token(answer: bytes) -> str:

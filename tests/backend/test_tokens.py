@@ -41,7 +41,7 @@ def test_personal_tokens_are_exchanged_and_kept_until_shortly_before_their_end()
 
     def exchange(token):
         given.append(token)
-        return jwt(exp=clock.now + 300, n=len(given))
+        return jwt(iat=5000, exp=5300, n=len(given))  # by Label Studio's clock, which differs
 
     personal = jwt(token_type="refresh")
     token = LabelStudioToken(personal, exchange, clock)
