@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from backend.doctor_command import doctor
 from backend.errors import EXPECTED
 from backend.settings import Settings
 
@@ -44,3 +45,6 @@ def serve(
         raise typer.Exit(2) from error
     changes = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
     Server(replace(settings, **changes), host, port).run()
+
+
+app.command()(doctor)

@@ -1,0 +1,131 @@
+"""The command ``python -m backend doctor``: the table of checks, the model to ask, the report on the terminal."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from backend.doctor import Asker, Check, Finding, Looked, Mark, Visit, as_json, healthy, walk
+from backend.doctor_answer import check_decode, check_encode, check_media, check_predict, check_size
+from backend.doctor_client import LabelStudioClient
+from backend.doctor_connection import (
+    check_address,
+    check_attached,
+    check_connected,
+    check_first,
+    check_version,
+    check_webhook,
+)
+from backend.doctor_setup import check_config, check_prefill, check_project, check_task, check_token, check_url
+from backend.errors import EXPECTED
+from backend.settings import Settings
+
+CHECKS = (
+    Check("url", "Label Studio", check_url),
+    Check("token", "Token", check_token, ("url",)),
+    Check("project", "Project", check_project, ("token",)),
+    Check("config", "Labeling configuration", check_config, ("project",)),
+    Check("address", "Address of the backend", check_address, ("project",)),
+    Check("attached", "Attached", check_attached, ("project",)),
+    Check("first", "Asked by the editor", check_first, ("attached",)),
+    Check("connected", "Connected", check_connected, ("attached",)),
+    Check("version", "Model version", check_version, ("connected",)),
+    Check("webhook", "Events", check_webhook, ("attached",)),
+    Check("prefill", "Opening a task", check_prefill, ("project",)),
+    Check("task", "Task", check_task, ("project",)),
+    Check("media", "Fetching its picture", check_media, ("task",)),
+    Check("decode", "Reading its picture", check_decode, ("media",)),
+    Check("predict", "Answering a prompt", check_predict, ("decode",)),
+    Check("encode", "The answer's masks", check_encode, ("predict",)),
+    Check("size", "The answer's size", check_size, ("predict",)),
+)
+_SIGNS = {
+    Mark.OK: "[green]✓[/]",
+    Mark.NOTE: "[yellow]![/]",
+    Mark.FAILED: "[red]✗[/]",
+    Mark.SKIPPED: "[dim]-[/]",
+}
+
+
+def doctor(
+    project: Annotated[int | None, typer.Option(metavar="ID", help="The project; its address has the number.")] = None,
+    task: Annotated[int | None, typer.Option(metavar="ID", help="A task of it. [default: the first]")] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="URL", help="This backend as attached. [default: the first interactive one]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Load this model here and ask it, in place of the attached backend.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto, for --model.")] = None,
+    result: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write what was found.")] = None,
+) -> None:
+    """Walk the way from Label Studio to a mask, and say at each step what to mend. Nothing is changed.
+
+    Run it with the environment of the ML backend. Exit code 0: nothing failed.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        settings = Settings.from_environment()
+    except EXPECTED as error:
+        console.print(line("Settings", Finding(Mark.FAILED, str(error))))
+        raise typer.Exit(1) from error
+    url = backend.rstrip("/") if backend else None
+    visit = Visit(settings, LabelStudioClient(settings), url, project, task)
+    changes = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
+    looked: list[Looked] = []
+    with loaded(replace(settings, **changes), model is not None) as visit.loaded, console.status("") as status:
+        for one in walk(CHECKS, visit, lambda check: status.update(check.title)):
+            looked.append(one)
+            console.print(line(one.check.title, one.finding))
+    if result is not None:
+        write(result, as_json(visit, looked))
+    raise typer.Exit(0 if healthy(looked) else 1)
+
+
+def line(title: str, finding: Finding) -> str:
+    """A check on the terminal: sign, title, what was found, and below it the mend."""
+    text = f"{_SIGNS[finding.mark]} {title:<24}{escape(finding.text)}"
+    return text + (f"\n{'':<26}[bold]{escape(finding.mend)}[/]" if finding.mend else "")
+
+
+@contextmanager
+def loaded(settings: Settings, wanted: bool) -> Iterator[Asker | None]:
+    """The whole backend in this process, with the model of the settings; None unless it is ``wanted``."""
+    if not wanted:
+        yield None
+        return
+    from backend.app import close_services, create_app  # late: the model's base class depends on what is installed
+    from backend.wsgi import load_engine
+
+    with tempfile.TemporaryDirectory(prefix="x2sam-doctor-") as folder:
+        app = create_app(replace(settings, media_cache_dir=folder), lambda: load_engine(settings))
+        auth = (settings.basic_auth_user, settings.basic_auth_pass) if settings.basic_auth_user else None
+
+        def ask(body: dict[str, Any]) -> tuple[int, bytes]:
+            answer = app.test_client().post("/predict", json=body, auth=auth)
+            return answer.status_code, answer.get_data()
+
+        try:
+            yield ask
+        finally:
+            close_services(app.extensions["x2sam"])
+
+
+def write(path: Path, report: dict[str, Any]) -> None:
+    """The report as JSON, all of it or nothing."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise typer.BadParameter(f"{path} can't be written ({error.strerror})", param_hint="--json") from error
