@@ -5,6 +5,8 @@ One process owns the model, so one worker; threads answer.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from flask import Flask
 
 from backend.app import create_app
@@ -16,7 +18,14 @@ def load_engine(settings: Settings) -> Engine:
     """The engine that the settings name. PyTorch is imported here and nowhere else in this package."""
     from x2sam.inference.engine import Engine as X2SAMEngine
 
-    return X2SAMEngine.load(settings.model, device=settings.device, dtype=settings.dtype)
+    return X2SAMEngine.load(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        cache_bytes=settings.features_bytes,
+        store=Path(settings.features_dir).expanduser() if settings.features_dir else None,
+        store_bytes=settings.features_disk_bytes,
+    )
 
 
 def build(settings: Settings | None = None) -> Flask:

@@ -37,7 +37,11 @@ def pictures():
 @pytest.fixture
 def settings(pictures, tmp_path) -> Settings:
     return Settings(
-        label_studio_url=pictures.url, media_cache_dir=str(tmp_path / "media"), load_wait=5, media_timeout=5
+        label_studio_url=pictures.url,
+        media_cache_dir=str(tmp_path / "media"),
+        load_wait=5,
+        media_timeout=5,
+        warm_tasks=0,  # else pictures are fetched and encoded that no test asked for
     )
 
 

@@ -18,7 +18,7 @@ from picture_server import picture_bytes
 from PIL import Image
 
 from x2sam.errors import BusyError, CancelledError, FramesError, PromptError
-from x2sam.inference.scheduler import Priority
+from x2sam.inference.scheduler import Priority, Turn
 
 
 @pytest.fixture
@@ -176,11 +176,12 @@ def test_what_the_model_calls_its_masks(ask, captured):
 
 
 def test_urgency(ask, captured, engine):
-    (entry,) = ask(captured("predict_interactive_keypoint_positive"))
+    ask(captured("predict_interactive_keypoint_positive"))
     ask(captured("predict_interactive_text"))
     ask(captured("predict_task_open"))
-    object_id = entry["result"][0]["id"].rsplit("-", 1)[0]
-    assert engine.urgency == [(None, object_id), (None, None), (Priority.BATCH, None)]
+    (click, turn), *others = engine.urgency
+    assert click is None and isinstance(turn, Turn)
+    assert others == [(None, None), (Priority.BATCH, None)]
 
 
 def test_texts_on_pages(ask, captured, engine):
