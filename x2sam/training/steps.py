@@ -92,6 +92,7 @@ class StepConfig:
     carry: chance that the frame before is also sketched, as a rough mask, onto the frame that is decoded;
     thorough: chance that losses are taken at every decoder layer instead of the last only;
     align, naming: weights of the losses of :mod:`x2sam.training.grounding`, for models whose words start from nothing;
+    named: places of all pictures together at which kinds are named;
     worded: expressions per picture whose heat is sketched and answered once more, as it is done in service."""
 
     refine: int = 1
@@ -102,6 +103,7 @@ class StepConfig:
     thorough: float = 1.0
     align: float = 0.0
     naming: float = 0.0
+    named: int = 512
     worded: int = 0
     points: int = 1024
     click_radius: float = 4.5
@@ -152,7 +154,7 @@ def training_losses(
     numbers: dict[str, float] = {}
     if len(batch.rows) > batch.sketches:
         words = _rows(condition, slice(batch.sketches, None))
-        losses |= _word_losses(model, batch, first, words, config, every, numbers)
+        losses |= _word_losses(model, batch, first, words, config, every, rng.spawn(1)[0], numbers)
         if config.worded and frames == 1:
             losses |= _worded_losses(model, batch, first, words, config, every, rng.spawn(1)[0], numbers)
     masks = torch.from_numpy(np.stack([r.masks[:, 0] for r in batch.rows[: batch.sketches]])).to(batch.pixels.device)
@@ -188,8 +190,9 @@ def training_losses(
 
 
 def _word_losses(
-    model: X2SAM, batch: Batch, first: FrameFeatures, words: Condition, config: StepConfig, every: bool, numbers: dict
-) -> dict[str, Tensor]:
+    model: X2SAM, batch: Batch, first: FrameFeatures, words: Condition, config: StepConfig, every: bool,
+    rng: np.random.Generator, numbers: dict,
+) -> dict[str, Tensor]:  # fmt: skip
     """Of the rows that are answered from the conversation alone."""
     rows, owner = batch.rows[batch.sketches :], batch.owner[batch.sketches :]
     levels = model.step(first, words, every_level=every)
@@ -204,7 +207,7 @@ def _word_losses(
         aligned, numbers["hits"] = alignment_loss(first, words, targets, owner)
         losses["align"] = config.align * aligned
     if config.naming:
-        losses["naming"] = config.naming * naming_loss(model.naming(first.maps[1]), batch.kinds)
+        losses["naming"] = config.naming * naming_loss(first.maps[1], batch.kinds, model.naming, config.named, rng)
     return losses
 
 
