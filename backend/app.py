@@ -18,6 +18,7 @@ from backend.model import X2SAMModel
 from backend.routes import as_json, blueprint, http_as_json
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
+from backend.video_routes import blueprint as videos
 from x2sam.errors import X2SAMError
 
 
@@ -37,6 +38,7 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")
     watch("x2sam_sessions", "Open pictures and clips", lambda: len(services.sessions))
     watch("x2sam_media_cache_bytes", "Size of the file cache", lambda: cache.total_bytes)
+    watch("x2sam_frames_bytes", "Size of the pages of videos kept on disk", lambda: services.fetcher.videos.total_bytes)
     watch("x2sam_decoded_bytes", "Size of the decoded pictures kept", lambda: services.decoded.total_bytes)
     services.engines.start()
     return services
@@ -51,6 +53,7 @@ def create_app(settings: Settings, engine_provider: EngineProvider) -> Flask:
     app.extensions["x2sam"] = services
     app.extensions["x2sam-model"] = X2SAMModel.bound_to(services)
     app.register_blueprint(blueprint)
+    app.register_blueprint(videos)
     app.register_error_handler(BackendError, as_json)
     app.register_error_handler(X2SAMError, as_json)
     app.register_error_handler(HTTPException, http_as_json)

@@ -8,8 +8,8 @@ from flask import Request, Response, jsonify
 
 from backend.settings import Settings
 
-OPEN_ENDPOINTS = frozenset({"backend.health", "backend.ready"})
-"""Endpoints without secrets, left open for container health checks."""
+OPEN_ENDPOINTS = frozenset({"backend.health", "backend.ready", "videos.frame"})
+"""Left open: for container health checks, and what a signature in the address opens."""
 
 
 def refusal(request: Request, settings: Settings) -> Response | None:

@@ -11,8 +11,12 @@ import typer
 from backend.doctor_command import doctor
 from backend.errors import EXPECTED
 from backend.settings import Settings
+from backend.video_cli import app as video_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+app.add_typer(video_app, name="video")
 
 
 @app.callback()

@@ -28,6 +28,7 @@ from backend.http_client import Answer, HttpClient
 from backend.media_folders import FolderFile, MediaFolders
 from backend.settings import MEGABYTE, Settings
 from backend.tokens import LabelStudioToken, read_access_token
+from backend.video_frames import VideoFrames
 
 _CHUNK = 1 << 16
 _REDIRECTS = 5
@@ -53,6 +54,7 @@ class MediaFetcher:
         self._homes = {Origin.of(url) for url in known}
         self._base_paths = [path for path in (urlsplit(url).path for url in known) if path]
         self._locks = KeyedLocks()
+        self.videos = VideoFrames.of(settings)
 
     def fetch(self, address: str) -> CachedFile:
         """The file behind an address.
@@ -65,6 +67,8 @@ class MediaFetcher:
         if address[:5].lower() == "data:":
             name = "data:" + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
             return self._cached(name, self._inline(address))
+        if page := self.videos.find(address):
+            return self.videos.file(*page)  # our own server would only do the same
         if self._folders and (relative := self._below_a_folder(address)):
             with self._folders.open(relative) as file:
                 if file is not None:

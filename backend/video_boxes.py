@@ -32,21 +32,10 @@ def masks_to_boxes(masks: Sequence[np.ndarray | None]) -> list[Box | None]:
     return [None if mask is None else mask_to_box(mask) for mask in masks]
 
 
-def frames_shown(times: Sequence[float], framerate: float) -> np.ndarray:
-    """Which of a file's frames Label Studio shows as its frame 1, 2, ...: int64 (n,), counted from 0.
-
-    times: seconds of each of the file's frames from the first one, ascending
-    """
-    times = np.asarray(times, np.float64)
-    count = math.floor(times[-1] * framerate + _SAME_MOMENT) + 1 if len(times) else 0
-    moments = (np.arange(count) + _SAME_MOMENT) / framerate
-    return np.maximum(np.searchsorted(times, moments, side="right") - 1, 0)
-
-
 def frame_numbers(times: Sequence[float], framerate: float) -> np.ndarray:
     """The first frame of Label Studio that shows each of a file's frames or a later one: int64 (T,), counted from 1.
 
-    The inverse of :func:`frames_shown` where no frame of the file is skipped.
+    The inverse of :func:`x2sam.data.video_index.frames_at_rate` where no frame of the file is skipped.
     """
     return np.ceil(np.asarray(times, np.float64) * framerate - _SAME_MOMENT).astype(np.int64) + 1
 
@@ -98,7 +87,7 @@ def track_value(
 ) -> dict[str, Any] | None:
     """The ``value`` of a ``videorectangle`` result for one object; None when it is on no frame at all.
 
-    boxes: one for each frame of Label Studio, see :func:`frames_shown`
+    boxes: one for each frame of Label Studio; :func:`x2sam.data.video_index.frames_at_rate` says what it shows then
     """
     sequence = boxes_to_sequence(boxes, size, framerate, iou)
     if not sequence:

@@ -11,11 +11,11 @@ from backend.video_boxes import (
     box_iou,
     boxes_to_sequence,
     frame_numbers,
-    frames_shown,
     masks_to_boxes,
     sequence_to_boxes,
     track_value,
 )
+from x2sam.data.video_index import frames_at_rate
 
 SIZE = (240, 320)
 
@@ -165,22 +165,22 @@ def test_damaged_keyframes_are_passed_over():
 def test_even_times_are_numbered_one_by_one():
     for rate in (24, 25, 30000 / 1001, 60000 / 1001):
         times = np.round(np.arange(500) / rate, 6)
-        assert frames_shown(times, rate).tolist() == list(range(500))
+        assert frames_at_rate(times, rate).tolist() == list(range(500))
         assert frame_numbers(times, rate).tolist() == list(range(1, 501))
 
 
 def test_uneven_times():
     times = [0, 1 / 24, 2 / 24, 5 / 24, 6 / 24]
-    assert frames_shown(times, 24).tolist() == [0, 1, 2, 2, 2, 3, 4]
+    assert frames_at_rate(times, 24).tolist() == [0, 1, 2, 2, 2, 3, 4]
     assert frame_numbers(times, 24).tolist() == [1, 2, 3, 6, 7]
-    assert frames_shown([0.0], 24).tolist() == [0]
-    assert frames_shown([], 24).tolist() == []
+    assert frames_at_rate([0.0], 24).tolist() == [0]
+    assert frames_at_rate([], 24).tolist() == []
 
 
 @given(st.lists(st.floats(0.001, 0.5), max_size=60), st.sampled_from([12.0, 24.0, 29.97]))
 def test_every_moment_shows_the_frame_of_that_moment(steps, rate):
     times = np.concatenate([[0.0], np.cumsum(steps)])
-    shown = frames_shown(times, rate)
+    shown = frames_at_rate(times, rate)
     assert (np.diff(shown) >= 0).all()
     moments = np.arange(len(shown)) / rate
     assert (times[shown] <= moments + 0.01 / rate).all()

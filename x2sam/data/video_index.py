@@ -5,9 +5,10 @@ Frames are numbered by presentation time as a player shows them: pictures that a
 
 from __future__ import annotations
 
+import math
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ from x2sam.errors import FramesError
 Progress = Callable[[int], None]
 """Called with the number of pictures seen so far."""
 
+_SLACK = 1e-3  # of a step
 _MARK = b"x2sam-index-1 "
 
 
@@ -69,6 +71,22 @@ class VideoIndex:
             raise FramesError("the stored index of a video is damaged; import the video again") from error
         stamps = np.cumsum(numbers[3 + keys :]).tolist() if exact else [None] * count
         return cls(stamps, numbers[3 : 3 + keys].tolist())
+
+
+def frames_at_rate(times: Sequence[float], rate: float) -> np.ndarray:
+    """The frames that are on the screen at 0, 1/rate, 2/rate ... seconds until the last one ends: int64 (n,).
+
+    times: seconds of each frame from the first, ascending; the last is taken to last as long as the one before it
+    """
+    times = np.asarray(times, np.float64)
+    if not len(times):
+        return np.zeros(0, np.int64)
+    gaps = np.diff(times)
+    end = times[-1] + (gaps[-1] if len(gaps) else 1 / rate)
+    # Time stamps are rounded to their time base, so a frame may begin a little after its moment.
+    slack = min(_SLACK / rate, float(gaps[gaps > 0].min(initial=math.inf)) / 2)
+    moments = np.arange(max(math.ceil(end * rate - _SLACK), 1)) / rate
+    return np.maximum(np.searchsorted(times, moments + slack, side="right") - 1, 0)
 
 
 def index_packets(
