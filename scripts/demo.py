@@ -159,20 +159,23 @@ Label Studio is ready: {label_studio.url}
   pictures  {label_studio.url}/projects/{demo.pictures}/data
   a clip    {label_studio.url}/projects/{demo.clip}/data
 
-Open a task and switch on "Auto-Annotation" at the bottom. Leave "Auto accept annotation suggestions" off. Then
-  - press 3 (Object, second row of labels) and click on the thing: a mask appears;
-  - press 3 again and click once more to add to it, or Alt + click on what does not belong;
-  - or press 5 (third row) and draw a box around it;
-  - or type what you look for ("the red bus") into the prompt field and press Enter: the answer is written below it;
-  - the tick on the mask keeps it, the cross throws it away. Keep one object before you go on to the next.
+Open a task and switch on "Auto-Annotation" at the bottom. Leave "Auto-Accept Suggestions" off. Then
+  - click on the label "Object" below "Click", press M, and click on the thing: a mask appears;
+  - press 1 and click once more to add to it, or Alt + click on what does not belong;
+  - the tick beside "suggestions" keeps the mask, the cross throws it away. Keep one before you go on to the next;
+  - for a box press M again, then 3, and draw it (M goes back and forth between clicks and boxes);
+  - or type what you look for ("the red bus") into the prompt field and press Enter: the answer stands beside it.
+More is in label_config/guide/README.md.
 """
 
 
 def _project(label_studio: LabelStudioServer, title: str, config: str, tasks: list[dict]) -> int:
+    xml = (CONFIGS / f"{config}.xml").read_text(encoding="utf-8")
     existing = label_studio.projects().get(title)
     if existing is not None:
+        # What we tell to press is true for today's configuration only.
+        label_studio.api("PATCH", f"/api/projects/{existing}/", {"label_config": xml})
         return existing
-    xml = (CONFIGS / f"{config}.xml").read_text(encoding="utf-8")
     # Nothing is predicted when a task is opened: the first thing to see is a click.
     project = label_studio.create_project(title, xml, show_collab_predictions=False)
     for folder in sorted(label_studio.files_root.iterdir()):
