@@ -1,4 +1,5 @@
-"""What the tests of the model and of the engine share: the tiny network with random weights.
+"""What the tests of the model and of the engine share: the tiny network with random weights. ``workplace.py`` adds what
+the tests with a real Label Studio share.
 
 Torch is imported where it is needed only, so that the backend's tests start without it.
 """
@@ -9,6 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import pytest
+
+pytest_plugins = ["workplace"]
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,11 @@
-"""One Label Studio for all tests here, and the ML backend beside it: with the stand-in engine, and with nano."""
+"""What runs here has a real Label Studio, and both forms of the ML backend beside it: see ``tests/workplace.py``."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import demo
-from label_studio_server import ChildServer, LabelStudioServer, free_port
-
-ROOT = Path(__file__).resolve().parents[2]
-NANO = ROOT / "x2sam" / "checkpoints" / "nano" / "model.safetensors"
+from workplace import ENGINES, Workplace
 
 
 def pytest_collection_modifyitems(items):
@@ -28,90 +15,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.integration)
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory) -> Path:
-    """What Label Studio serves: the demo's media, and a generated picture in three forms."""
-    root = tmp_path_factory.mktemp("files")
-    demo.prepare_files(root)
-    made = root / "made"
-    made.mkdir()
-    picture = Image.new("RGB", (320, 240), (40, 90, 40))
-    ImageDraw.Draw(picture).ellipse((40, 60, 160, 180), fill=(210, 60, 40))
-    picture.save(made / "upright.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture.transpose(Image.Transpose.ROTATE_90).save(made / "rotated.jpg", quality=95, exif=exif)
-    for number in range(3):
-        page = Image.new("RGB", (320, 240), (40, 90, 40))
-        ImageDraw.Draw(page).ellipse((40 + 40 * number, 60, 160 + 40 * number, 180), fill=(210, 60, 40))
-        page.save(made / f"page{number}.jpg")
-    return root
-
-
-@pytest.fixture(scope="session")
-def label_studio(tmp_path_factory, files) -> Iterator[LabelStudioServer]:
-    python = Path(os.environ.get("LABEL_STUDIO_PYTHON", ROOT / ".venv-ls" / "bin" / "python"))
-    server = LabelStudioServer(python.absolute(), tmp_path_factory.mktemp("label-studio"), files)
-    server.start()
-    try:
-        server.wait_ready()
-        yield server
-    finally:
-        server.stop()
-
-
-@dataclass
-class Workplace:
-    """Label Studio with one backend; a project for each labeling configuration, made when it is asked for."""
-
-    label_studio: LabelStudioServer
-    engine: str
-    url: str
-    server: ChildServer
-    projects: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    def project(self, config: str) -> tuple[int, int]:
-        """Ids of the project and its backend."""
-        if config not in self.projects:
-            xml = (ROOT / "label_config" / f"{config}.xml").read_text(encoding="utf-8")
-            project = self.label_studio.create_project(f"{config} {self.engine}", xml)
-            for folder in sorted(path for path in self.label_studio.files_root.iterdir() if path.is_dir()):
-                self.label_studio.serve_folder(project, folder)
-            self.projects[config] = project, self.label_studio.attach_backend(project, self.url)
-        return self.projects[config]
-
-    def task(self, config: str, **data: Any) -> int:
-        project, _ = self.project(config)
-        return self.label_studio.import_tasks(project, [data])[0]
-
-    def ask(self, config: str, task: int, *prompts: dict[str, Any]) -> list[dict[str, Any]]:
-        """The result items for prompts on a task."""
-        _, backend = self.project(config)
-        return self.label_studio.ask(backend, task, *prompts)["result"]
-
-
-ENGINES = [
-    "fake",
-    pytest.param("nano", marks=pytest.mark.skipif(not NANO.is_file(), reason="x2sam/checkpoints/nano is not there")),
-]
-
-
 @pytest.fixture(scope="session", params=ENGINES)
-def workplace(request, tmp_path_factory, label_studio) -> Iterator[Workplace]:
-    engine, port = request.param, free_port()
-    folder = tmp_path_factory.mktemp(f"backend-{engine}")
-    fake = [str(Path(__file__).with_name("fake_backend.py")), str(port)]
-    real = ["-m", "backend", "serve", "--port", str(port), "--model", engine]
-    environment = os.environ | {
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "X2SAM_CACHE_DIR": str(folder / "cache"),
-    }
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, *(fake if engine == "fake" else real)]
-    server = ChildServer("the ML backend", command, folder / "backend.log", f"{url}/ready", environment, ROOT)
-    try:
-        server.wait_ready(60)
-        yield Workplace(label_studio, engine, url, server)
-    finally:
-        server.stop()
+def workplace(request, workplaces) -> Workplace:
+    return workplaces(request.param)

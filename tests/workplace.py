@@ -1,0 +1,117 @@
+"""Fixtures of the tests with a real Label Studio: one server for the whole run, and our backend with two engines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NANO = ROOT / "x2sam" / "checkpoints" / "nano" / "model.safetensors"
+ENGINES = [
+    "fake",
+    pytest.param("nano", marks=pytest.mark.skipif(not NANO.is_file(), reason="x2sam/checkpoints/nano is not there")),
+]
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+@dataclass
+class Workplace:
+    """Label Studio with one backend; a project for each labeling configuration, made when it is asked for."""
+
+    label_studio: Any
+    engine: str
+    url: str
+    projects: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def project(self, config: str) -> tuple[int, int]:
+        """Ids of the project and its backend."""
+        if config not in self.projects:
+            xml = (ROOT / "label_config" / f"{config}.xml").read_text(encoding="utf-8")
+            project = self.label_studio.create_project(f"{config} {self.engine}", xml)
+            for folder in sorted(path for path in self.label_studio.files_root.iterdir() if path.is_dir()):
+                self.label_studio.serve_folder(project, folder)
+            self.projects[config] = project, self.label_studio.attach_backend(project, self.url)
+        return self.projects[config]
+
+    def task(self, config: str, **data: Any) -> int:
+        project, _ = self.project(config)
+        return self.label_studio.import_tasks(project, [data])[0]
+
+    def ask(self, config: str, task: int, *prompts: dict[str, Any]) -> list[dict[str, Any]]:
+        """The result items for prompts on a task."""
+        _, backend = self.project(config)
+        return self.label_studio.ask(backend, task, *prompts)["result"]
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    """What Label Studio serves: the demo's media, and a generated picture in three forms."""
+    import demo
+    from PIL import Image, ImageDraw
+
+    root = tmp_path_factory.mktemp("files")
+    demo.prepare_files(root)
+    made = root / "made"
+    made.mkdir()
+    picture = Image.new("RGB", (320, 240), (40, 90, 40))
+    ImageDraw.Draw(picture).ellipse((40, 60, 160, 180), fill=(210, 60, 40))
+    picture.save(made / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.transpose(Image.Transpose.ROTATE_90).save(made / "rotated.jpg", quality=95, exif=exif)
+    for number in range(3):
+        page = Image.new("RGB", (320, 240), (40, 90, 40))
+        ImageDraw.Draw(page).ellipse((40 + 40 * number, 60, 160 + 40 * number, 180), fill=(210, 60, 40))
+        page.save(made / f"page{number}.jpg")
+    return root
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory, files) -> Iterator[Any]:
+    from label_studio_server import LabelStudioServer
+
+    python = Path(os.environ.get("LABEL_STUDIO_PYTHON", ROOT / ".venv-ls" / "bin" / "python"))
+    server = LabelStudioServer(python.absolute(), tmp_path_factory.mktemp("label-studio"), files)
+    server.start()
+    try:
+        server.wait_ready(300)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def workplaces(tmp_path_factory, label_studio) -> Iterator[Callable[[str], Workplace]]:
+    """The name of an engine to the workplace with it; a backend is started when it is first asked for."""
+    from label_studio_server import ChildServer, free_port
+
+    servers, made = [], {}
+
+    def workplace(engine: str) -> Workplace:
+        if engine not in made:
+            port, folder = free_port(), tmp_path_factory.mktemp(f"backend-{engine}")
+            fake = [str(ROOT / "tests" / "integration" / "fake_backend.py"), str(port)]
+            real = ["-m", "backend", "serve", "--port", str(port), "--model", engine]
+            environment = os.environ | {
+                "LABEL_STUDIO_URL": label_studio.url,
+                "LABEL_STUDIO_API_KEY": label_studio.token,
+                "X2SAM_CACHE_DIR": str(folder / "cache"),
+            }
+            url = f"http://127.0.0.1:{port}"
+            command = [sys.executable, *(fake if engine == "fake" else real)]
+            log = folder / "backend.log"
+            servers.append(ChildServer("the ML backend", command, log, f"{url}/ready", environment, ROOT))
+            servers[-1].wait_ready(180)
+            made[engine] = Workplace(label_studio, engine, url)
+        return made[engine]
+
+    yield workplace
+    for server in servers:
+        server.stop()
