@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -192,11 +192,9 @@ class _Connection(http.client.HTTPConnection):
         with self._lock:
             self.overdue = True
             if self._watched is not None:
-                try:
-                    # the plain socket's way: the other thread may be in the middle of a TLS record
+                # the plain socket's way: the other thread may be in the middle of a TLS record
+                with suppress(OSError):
                     socket.socket.shutdown(self._watched, socket.SHUT_RDWR)
-                except OSError:
-                    pass  # it ended by itself just now
 
 
 def _trust(ca_bundle: str) -> ssl.SSLContext:

@@ -86,6 +86,15 @@ class MediaFetcher:
                 continue
         raise MediaError("The picture does not stay in the file cache; raise X2SAM_CACHE_MB.")
 
+    def ask_label_studio(self, path: str, limit: int) -> bytes:
+        """What Label Studio's API answers to a GET of ``path``, at most ``limit`` bytes.
+
+        :raises MediaError: it refuses, can't be reached, or says too much.
+        """
+        deadline = time.monotonic() + self._settings.media_timeout
+        with self._open(self._settings.label_studio_url + path, deadline) as answer:
+            return b"".join(_limited(answer.chunks(), answer.length, limit))
+
     def absolute(self, address: str) -> str:
         """The full URL of an address; those that start with a slash, or with ``data/``, are Label Studio's.
 
@@ -127,8 +136,8 @@ class MediaFetcher:
 
     def _below_a_folder(self, address: str) -> str | None:
         """The path below a configured directory that an address means; None for other addresses."""
-        if _is_relative(address):
-            return None if address.startswith("data/") else address
+        if _is_relative(address) and not address.startswith("data/"):
+            return address
         try:
             local = self.absolute(address).removeprefix(self._settings.label_studio_url)
         except MediaRefusedError:

@@ -49,10 +49,11 @@ class MediaFolders:
             descriptor = _open_below(root, path)
             if descriptor is None:
                 continue
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                os.close(descriptor)
+                raise MediaRefusedError("The task names something that is not a file.")
             with os.fdopen(descriptor, "rb") as stream:
-                status = os.fstat(stream.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise MediaRefusedError("The task names something that is not a file.")
                 name = f"folder:{root}/{path}#{status.st_ino}.{status.st_mtime_ns}.{status.st_size}"
                 yield FolderFile(name, status.st_size, stream)
                 return

@@ -21,6 +21,7 @@ _LONGEST_RUN = 1 << _FIELD_BITS[-1]
 _LARGEST_FIELD_RUN = np.array([1 << bits for bits in _FIELD_BITS[:-1]])
 _CODE_BITS = 1 + 2 + _FIELD_BITS[-1] + _WORD_BITS  # the longest code
 _CHUNK = 1 << 16
+_PIXELS_AT_ONCE = 1 << 24
 _OPAQUE = 255
 
 
@@ -29,7 +30,7 @@ def encode_mask(mask: np.ndarray) -> list[int]:
     if mask.ndim != 2 or mask.size == 0:
         raise RunLengthError(f"A brush mask has two axes and at least one pixel; this one has the shape {mask.shape}.")
     flat = mask.astype(bool, copy=False).ravel()
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    starts = np.concatenate(([0], *_changes(flat)))
     lengths = np.diff(np.append(starts, flat.size)) * _CHANNELS
     values = flat[starts].astype(np.int64) * _OPAQUE
     bits = [_header_bits(flat.size * _CHANNELS)]
@@ -75,6 +76,13 @@ def _header_bits(count: int) -> np.ndarray:
     for value, bits in ((_WORD_BITS - 1, 5), *((size - 1, 4) for size in _FIELD_BITS)):
         header = header << bits | value
     return np.unpackbits(np.frombuffer((header << 3).to_bytes(7, "big"), np.uint8))[:53]
+
+
+def _changes(flat: np.ndarray) -> Iterator[np.ndarray]:
+    """Where a value differs from the one before it, in chunks: masks of huge pictures have hundreds of megabytes."""
+    for start in range(1, flat.size, _PIXELS_AT_ONCE):
+        part = flat[start - 1 : start + _PIXELS_AT_ONCE]
+        yield np.flatnonzero(part[1:] != part[:-1]) + start
 
 
 def _split_long_runs(lengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -57,7 +57,7 @@ class LabelStudioToken:
 
 
 def _life_of(access: str) -> float:
-    """For how many seconds a token can be used. Only the difference of its times counts: clocks of two machines differ."""
+    """For how many seconds a token can be used. Only the difference of its times counts: machines' clocks differ."""
     content = _payload(access)
     issued, expires = content.get("iat"), content.get("exp")
     if not all(isinstance(moment, int | float) for moment in (issued, expires)):

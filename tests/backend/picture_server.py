@@ -36,6 +36,8 @@ class PictureServer:
         self.delay = 0.0
         self.drip = 0.0
         self.cut = False
+        self.drip_headers = 0.0
+        self.headers: dict[str, str] = {}
         self.exchanged = 0
         self.seen: list[tuple[str, dict[str, str]]] = []
         owner = self
@@ -69,13 +71,26 @@ class PictureServer:
     def _get(self, request) -> None:
         self.seen.append((request.path, dict(request.headers)))
         time.sleep(self.delay)
-        if request.path in self.redirects:
+        if self.drip_headers:
+            self._drip_headers(request)
+        elif request.path in self.redirects:
             self._answer(request, 302, b"", {"Location": self.redirects[request.path]})
         elif self.token is not None and request.headers.get("Authorization") != self.token:
             self._answer(request, 401, b"no")
         else:
             content = self.content(request.path)
-            self._answer(request, 404 if content is None else 200, content or b"")
+            self._answer(request, 404 if content is None else 200, content or b"", self.headers)
+
+    def _drip_headers(self, request) -> None:
+        """Never comes to an end, but something arrives all the time."""
+        try:
+            request.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            for number in range(10_000):
+                request.wfile.write(f"X-{number}: a\r\n".encode() if number < 50 else b"a")
+                request.wfile.flush()
+                time.sleep(self.drip_headers)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
 
     def _post(self, request) -> None:
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import os
 import ssl
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from picture_server import PictureServer, picture_bytes
 
-from backend.errors import MediaError, MediaRefusedError, MediaTimeoutError, MediaTooLargeError
+from backend.cloud_storage import through_label_studio
+from backend.errors import MediaError, MediaRefusedError, MediaTimeoutError, MediaTooLargeError, SettingsError
 from backend.file_cache import FileCache
 from backend.hosts import HostRules
 from backend.media import MediaFetcher
@@ -308,3 +313,260 @@ def test_threads_do_not_wait_for_each_others_files(fetcher_for, pictures):
     for thread in threads:
         thread.join()
     assert time.monotonic() - start < 1.5
+
+
+def test_a_server_whose_headers_never_end(fetcher_for, pictures):
+    """Every byte starts a socket's own timeout anew, so only a clock of ours ends this."""
+    pictures.drip_headers = 0.02
+    start = time.monotonic()
+    with pytest.raises(MediaTimeoutError):
+        fetcher_for(media_timeout=0.3).read(UPLOAD)
+    assert time.monotonic() - start < 2
+
+
+def test_packed_content(fetcher_for, pictures):
+    content = picture_bytes(64, 48)
+    pictures.files[UPLOAD], pictures.headers = gzip.compress(content), {"Content-Encoding": "gzip"}
+    assert fetcher_for().read(UPLOAD) == content
+    pictures.files["/data/cut"] = gzip.compress(content)[:-20]
+    pictures.files["/data/no"] = content
+    for path in ("/data/cut", "/data/no"):
+        with pytest.raises(MediaError):
+            fetcher_for().read(path)
+    pictures.headers = {"Content-Encoding": "gzip, br"}
+    with pytest.raises(MediaError, match="packed"):
+        fetcher_for().read("/data/cut")
+
+
+def test_a_bomb_of_packed_content(fetcher_for, pictures, tmp_path):
+    pictures.files[UPLOAD], pictures.headers = gzip.compress(bytes(300_000_000), 9), {"Content-Encoding": "gzip"}
+    tracemalloc.start()
+    with pytest.raises(MediaTooLargeError):
+        fetcher_for(media_max_bytes=1_000_000).read(UPLOAD)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
+    assert list((tmp_path / "media").iterdir()) == []
+
+
+def test_other_content_for_the_same_address_and_the_other_way_round(fetcher_for, pictures):
+    pictures.files |= {"/data/a": b"same", "/data/b": b"same", "/data/c": b"other"}
+    fetcher = fetcher_for()
+    digests = [fetcher.fetch(f"/data/{name}").digest for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_redirect_to_a_private_address(fetcher_for, pictures, settings):
+    """A host that is allowed by a pattern leads into the network: first by redirect, then by its name."""
+    named = {"pics.example.com": "127.0.0.1", "inside.example.com": "10.0.0.7"}
+
+    def resolve(host, port, type):
+        return [(2, type, 6, "", (named[host], port))]
+
+    pictures.redirects["/go"] = "http://inside.example.com/secret"
+    here = f"pics.example.com:{pictures.port}"
+    rules = HostRules(settings.label_studio_url, (here, "*.example.com"), resolve)
+    with pytest.raises(MediaRefusedError, match=r"inside\.example\.com leads to a private address"):
+        fetcher_for(rules).read(f"http://{here}/go")
+    assert [path for path, _ in pictures.seen] == ["/go"]
+
+
+def test_a_name_that_turns_private_while_redirects_are_followed(fetcher_for, pictures, settings):
+    """Its first answer is public and the second is not; each hop looks again, and connects to what it saw."""
+    answers = iter(["127.0.0.1", "127.0.0.1", "192.168.1.1"])
+    asked = []
+
+    def resolve(host, port, type):
+        asked.append(host)
+        return [(2, type, 6, "", (next(answers), port))]
+
+    other = f"rebind.example.com:{pictures.port}"
+    pictures.redirects |= {"/1": f"http://{other}/2", "/2": "http://rebind.example.com/3"}
+    rules = HostRules(settings.label_studio_url, (other, "*.example.com"), resolve)
+    with pytest.raises(MediaRefusedError, match="private"):
+        fetcher_for(rules).read(f"http://{other}/1")
+    assert asked == ["rebind.example.com"] * 3
+    assert [path for path, _ in pictures.seen] == ["/1", "/2"]
+
+
+@pytest.mark.parametrize("target", ["/api/users", "/data/../api/users", "/user/logout", "/ls2/data/x"])
+def test_nobody_leads_back_into_other_pages_of_label_studio(fetcher_for, pictures, other, target):
+    other.redirects["/a.png"] = pictures.redirects[UPLOAD] = pictures.url + target
+    fetcher = fetcher_for(media_hosts=(f"127.0.0.1:{other.port}",), label_studio_api_key="a" * 40)
+    for address in (f"{other.url}/a.png", UPLOAD):
+        with pytest.raises(MediaRefusedError, match="outside /data/"):
+            fetcher.read(address)
+    assert [path for path, _ in pictures.seen] == [UPLOAD]
+
+
+def test_the_token_stays_below_the_path_of_label_studio(fetcher_for, pictures):
+    pictures.files["/elsewhere/x.png"] = b"of another application"
+    pictures.redirects["/labels/data/upload/1"] = "/elsewhere/x.png"
+    fetcher = fetcher_for(label_studio_url=pictures.url + "/labels", label_studio_api_key="a" * 40)
+    assert fetcher.read("/data/upload/1") == b"of another application"
+    assert ["Authorization" in headers for _, headers in pictures.seen] == [True, False]
+
+
+@pytest.mark.parametrize("internal, public", [("", "/labels"), ("/labels", ""), ("/inside", "/labels"), ("", "")])
+def test_the_address_in_the_browser_may_differ(fetcher_for, pictures, internal, public):
+    pictures.files[internal + "/data/upload/1/a.png"] = b"right"
+    seen_from_outside = "https://labels.example.com" + public
+    fetcher = fetcher_for(label_studio_url=pictures.url + internal, label_studio_public_url=seen_from_outside)
+    for address in (f"{seen_from_outside}/data/upload/1/a.png", f"{public}/data/upload/1/a.png"):
+        assert fetcher.absolute(address) == f"{pictures.url}{internal}/data/upload/1/a.png"
+        assert fetcher.read(address) == b"right"
+
+
+def test_paths_without_a_slash_are_label_studios_too(fetcher_for, pictures):
+    pictures.files["/data/upload/1/a.png"] = b"right"
+    assert fetcher_for().read("data/upload/1/a.png") == b"right"
+    with pytest.raises(MediaRefusedError, match="X2SAM_MEDIA_DIRS"):
+        fetcher_for().read("photos/a.png")
+
+
+class TestBuckets:
+    """A stand-in for Label Studio redirects to a stand-in for a bucket."""
+
+    URI = "s3://bucket/фото 1.png"
+
+    @pytest.fixture
+    def path(self, pictures, other):
+        path = through_label_studio(self.URI, "17")
+        pictures.token = "Token " + "a" * 40
+        pictures.redirects[path] = f"{other.url}/bucket/photo.png?X-Amz-Signature=s"
+        other.files["/bucket/photo.png?X-Amz-Signature=s"] = b"in the bucket"
+        return path
+
+    def test_through_label_studio_to_the_bucket(self, fetcher_for, pictures, other, path):
+        fetcher = fetcher_for(media_hosts=(f"127.0.0.1:{other.port}",), label_studio_api_key="a" * 40)
+        assert fetcher.read(path) == b"in the bucket"
+        (asked,) = pictures.seen
+        uri = base64.urlsafe_b64decode(parse_qs(urlsplit(asked[0]).query)["fileuri"][0]).decode()
+        assert (urlsplit(asked[0]).path, uri) == ("/tasks/17/presign/", self.URI)
+        assert asked[1]["Authorization"] == pictures.token
+        assert "Authorization" not in other.seen[0][1]
+
+    def test_another_signature_is_the_same_file(self, fetcher_for, pictures, other, path):
+        fetcher = fetcher_for(media_hosts=(f"127.0.0.1:{other.port}",), label_studio_api_key="a" * 40)
+        first = fetcher.fetch(path)
+        pictures.redirects[path] = f"{other.url}/bucket/photo.png?X-Amz-Signature=t"
+        assert fetcher.fetch(path) == first
+        assert len(other.seen) == 1
+
+    def test_the_bucket_must_be_named(self, fetcher_for, other, path):
+        with pytest.raises(MediaRefusedError, match=f"127.0.0.1:{other.port}.*X2SAM_MEDIA_HOSTS"):
+            fetcher_for(label_studio_api_key="a" * 40).read(path)
+        assert other.seen == []
+
+    def test_files_that_label_studio_sends_itself(self, fetcher_for, pictures, path):
+        del pictures.redirects[path]
+        pictures.files[path] = b"sent by Label Studio"
+        assert fetcher_for(label_studio_api_key="a" * 40).read(path) == b"sent by Label Studio"
+
+    def test_no_storage_of_the_project_has_it(self, fetcher_for, pictures, path):
+        del pictures.redirects[path]
+        with pytest.raises(MediaError, match="storage covers its folder"):
+            fetcher_for(label_studio_api_key="a" * 40).read(path)
+
+    @pytest.mark.parametrize("address", ["S3://b/k", "gs://b/k", "azure-blob://c/k", " s3://b/k "])
+    def test_every_kind_of_bucket(self, address):
+        assert through_label_studio(address, "5").startswith("/tasks/5/presign/?fileuri=")
+
+    @pytest.mark.parametrize("address", ["/data/upload/1", "https://b/s3://x", "data:,s3://", "s3:", "redis://x/y"])
+    def test_other_addresses_stay(self, address):
+        assert through_label_studio(address, "5") == address
+
+    @pytest.mark.parametrize("task", ["", "x", "../1", "1/../2", "\u0661"])
+    def test_a_task_without_number(self, task):
+        with pytest.raises(MediaRefusedError, match="its task"):
+            through_label_studio(self.URI, task)
+
+    def test_the_fetcher_does_not_know_tasks(self, fetcher_for):
+        with pytest.raises(MediaRefusedError, match="its task"):
+            fetcher_for().read(self.URI)
+
+    @pytest.mark.parametrize(
+        "path", ["/tasks/1/", "/tasks/x/presign/?fileuri=a", "/tasks/1/presign/../../api?fileuri=a"]
+    )
+    def test_nothing_else_of_a_task_can_be_named(self, fetcher_for, pictures, path):
+        with pytest.raises(MediaRefusedError, match="outside /data/"):
+            fetcher_for().read(path)
+        assert pictures.seen == []
+
+
+class TestDirectories:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "root" / "photos"
+        folder.mkdir(parents=True)
+        (folder / "фото #1 100%.png").write_bytes(b"here")
+        (tmp_path / "secret").write_bytes(b"secret")
+        return folder.parent
+
+    @pytest.fixture
+    def fetcher(self, fetcher_for, folder):
+        return fetcher_for(media_dirs=(str(folder),))
+
+    def test_files_are_read_without_label_studio(self, fetcher, pictures):
+        quoted = "photos/%D1%84%D0%BE%D1%82%D0%BE%20%231%20100%25.png"
+        for address in (
+            "photos/фото #1 100%.png",
+            f"/data/local-files/?d={quoted}",
+            f"data/local-files/?d=/{quoted}",
+            f"{pictures.url}/data/local-files/?d={quoted}",
+        ):
+            assert fetcher.read(address) == b"here"
+        assert pictures.seen == []
+
+    def test_what_is_not_there_is_label_studios(self, fetcher, pictures):
+        pictures.files["photos/other.png"] = b"from Label Studio"
+        assert fetcher.read("/data/local-files/?d=photos/other.png") == b"from Label Studio"
+        with pytest.raises(MediaRefusedError, match="in no directory of X2SAM_MEDIA_DIRS"):
+            fetcher.read("photos/other.png")
+
+    @pytest.mark.parametrize(
+        "path", ["../secret", "photos/../../secret", "photos/..", "/etc/passwd", "//etc/passwd", "file:///etc/passwd"]
+    )
+    def test_ways_out(self, fetcher, path):
+        with pytest.raises(MediaError):
+            fetcher.read(path)
+        with pytest.raises(MediaError):
+            fetcher.read(f"/data/local-files/?d={path}")
+
+    def test_links_out_are_refused_and_links_inside_followed(self, fetcher, folder, tmp_path):
+        (folder / "inside").symlink_to(folder / "photos")
+        (folder / "out").symlink_to(tmp_path)
+        (folder / "photos" / "secret").symlink_to(tmp_path / "secret")
+        (folder / "loop").symlink_to(folder / "loop")
+        assert fetcher.read("inside/фото #1 100%.png") == b"here"
+        for path in ("out/secret", "photos/secret"):
+            with pytest.raises(MediaRefusedError, match="link"):
+                fetcher.read(path)
+        with pytest.raises(MediaError):
+            fetcher.read("loop")
+
+    def test_what_is_no_file(self, fetcher, folder):
+        os.mkfifo(folder / "pipe")
+        for path in ("pipe", "photos", "photos/фото #1 100%.png/x"):
+            with pytest.raises(MediaError):
+                fetcher.read(path)
+
+    def test_a_changed_file_is_read_again_and_size_is_limited(self, fetcher_for, folder):
+        fetcher = fetcher_for(media_dirs=(str(folder),), media_max_bytes=2000)
+        path = folder / "photos" / "a.png"
+        for content in (b"one", b"second"):
+            path.write_bytes(content)
+            assert fetcher.read("photos/a.png") == content
+        path.write_bytes(bytes(2001))
+        with pytest.raises(MediaTooLargeError):
+            fetcher.read("photos/a.png")
+
+    @pytest.mark.parametrize("directory", ["/", "relative", "/no/such/directory"])
+    def test_directories_that_can_not_be_used(self, fetcher_for, directory):
+        with pytest.raises(SettingsError, match="X2SAM_MEDIA_DIRS"):
+            fetcher_for(media_dirs=(directory,))
+
+
+def test_a_bundle_of_certificates_that_is_none(fetcher_for):
+    with pytest.raises(SettingsError, match="REQUESTS_CA_BUNDLE"):
+        fetcher_for(ca_bundle="/no/such/file")
