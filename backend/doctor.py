@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from backend.doctor_client import BackendClient, LabelStudioClient, NoAnswer, Reply
+from backend.errors import SettingsError
 from backend.label_config import LabelConfig
 from backend.settings import Settings
 
@@ -142,6 +143,8 @@ def _looked(check: Check, visit: Visit) -> Finding:
         return Finding(Mark.FAILED, str(problem), problem.mend)
     except NotNow as reason:
         return Finding(Mark.SKIPPED, str(reason))
+    except SettingsError as error:
+        return Finding(Mark.FAILED, str(error), "Mend the environment of the ML backend.")
     return Finding(Mark.OK, found) if isinstance(found, str) else found
 
 

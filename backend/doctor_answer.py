@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import tempfile
@@ -195,7 +194,7 @@ def _area(item: dict[str, Any], control: ControlTag, size: tuple[int, int]) -> f
         )
     try:
         area = _UNPACK[control.kind.removesuffix("labels")](item["value"], size)
-    except (*EXPECTED, KeyError, TypeError, ValueError, binascii.Error) as error:
+    except (*EXPECTED, OSError, KeyError, TypeError, ValueError) as error:
         raise Problem(f"an answer for '{control.name}' can't be unpacked ({error})", "Report it.") from error
     if not area > 0:
         raise Problem(f"an answer for '{control.name}' is empty", "This is a defect of the ML backend; report it.")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import socket
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
+from backend.errors import MediaError, MediaTimeoutError
+from backend.hosts import HostRules
+from backend.http_client import Answer, HttpClient
 from backend.settings import MEGABYTE, Settings
 from backend.tokens import LabelStudioToken, read_access_token
-
-_CHUNK = 1 << 16
-_CONNECT_SECONDS = 5.0
-_SECONDS = 60.0
-_LIMIT = 64 * MEGABYTE
 
 
 class NoAnswer(Exception):
@@ -26,10 +25,10 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """Status, headers and whole body of an answer."""
+    """Status and whole body of an answer, and where it sends on to."""
 
     status: int
-    headers: Mapping[str, str]
+    location: str
     body: bytes
 
     def json(self) -> Any:
@@ -45,38 +44,38 @@ class Reply:
         return found.get(name) if isinstance(found, dict) else None
 
 
-def ask(
-    method: str, url: str, settings: Settings, body: Any = None, headers: Mapping[str, str] | None = None,
-    auth: tuple[str, str] | None = None, seconds: float = _SECONDS,
-) -> Reply:  # fmt: skip
-    """One request.
+class LimitedClient:
+    """Requests to one server: a deadline that holds in every phase, a limit on the answer, no redirects and proxies."""
 
-    :raises NoAnswer: no connection, no answer in time, or one that is too long.
-    """
-    deadline = time.monotonic() + seconds
-    with requests.Session() as session:
-        session.trust_env = False
+    def __init__(self, url: str, ca_bundle: str = "", limit: int = 64 * MEGABYTE):
+        self.url = url.rstrip("/")
+        self._ca_bundle = ca_bundle
+        self._limit = limit
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, seconds: float = 60.0
+    ) -> Reply:
+        """One request; ``body`` is sent as JSON.
+
+        :raises NoAnswer: no connection, no answer in time, or one that is too long.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        given = {"Content-Type": "application/json", **(headers or {})} if content else headers or {}
+        deadline = time.monotonic() + seconds
         try:
-            with session.request(
-                method,
-                url,
-                json=body,
-                headers={"Accept-Encoding": "identity", "User-Agent": "x2sam-backend", **(headers or {})},
-                auth=auth,
-                allow_redirects=False,
-                stream=True,
-                timeout=(_CONNECT_SECONDS, seconds),
-                verify=settings.ca_bundle or True,
-            ) as response:
-                return Reply(response.status_code, response.headers, _body(response, deadline))
-        except requests.exceptions.SSLError as error:
-            raise NoAnswer("the certificate is not accepted; REQUESTS_CA_BUNDLE names one's own authority") from error
-        except requests.Timeout as error:
-            raise NoAnswer("no answer in time") from error
-        except requests.ConnectionError as error:
-            raise NoAnswer(_connection_words(error)) from error
-        except (requests.RequestException, UnicodeError) as error:
-            raise NoAnswer(f"no usable answer ({type(error).__name__})") from error
+            client = HttpClient(HostRules(self.url), self._ca_bundle)
+            with client.request(method, self.url + path, deadline, given, content) as answer:
+                return Reply(answer.status, answer.header("Location"), self._whole(answer))
+        except MediaError as error:
+            raise NoAnswer(_reason(error)) from error
+
+    def _whole(self, answer: Answer) -> bytes:
+        content = bytearray()
+        for chunk in answer.chunks():
+            content += chunk
+            if len(content) > self._limit:
+                raise NoAnswer(f"the answer is longer than {self._limit // MEGABYTE} MB")
+        return bytes(content)
 
 
 def shown(url: str) -> str:
@@ -90,14 +89,12 @@ class LabelStudioClient:
     """Label Studio's API with the token of the settings."""
 
     def __init__(self, settings: Settings):
-        self._settings = settings
+        self.url = settings.label_studio_url
+        self._client = LimitedClient(self.url, settings.ca_bundle)
+        self._key = settings.label_studio_api_key
         self._access = ""
         self._refused = False
-        self._token = LabelStudioToken(settings.label_studio_api_key, self._exchange)
-
-    @property
-    def url(self) -> str:
-        return self._settings.label_studio_url
+        self._token = LabelStudioToken(self._key, self._exchange)
 
     @property
     def token_kind(self) -> str:
@@ -107,10 +104,10 @@ class LabelStudioClient:
         return "legacy" if self._token.header().get("Authorization", "").startswith("Token ") else "access"
 
     def secrets(self) -> list[str]:
-        return [self._settings.label_studio_api_key, self._access]
+        return [self._key, self._access]
 
     def ask(
-        self, method: str, path: str, body: Any = None, seconds: float = _SECONDS, anonymous: bool = False
+        self, method: str, path: str, body: Any = None, seconds: float = 60.0, anonymous: bool = False
     ) -> Reply:
         """One call. A personal token that is not exchanged gives status 401, as a wrong legacy one does.
 
@@ -121,11 +118,10 @@ class LabelStudioClient:
         except _Unexchanged as error:
             self._refused = True
             return error.reply
-        return ask(method, self.url + path, self._settings, body, headers, seconds=seconds)
+        return self._client.ask(method, path, body, headers, seconds)
 
     def _exchange(self, personal_token: str) -> str:
-        url = self.url + "/api/token/refresh/"
-        reply = ask("POST", url, self._settings, {"refresh": personal_token})
+        reply = self._client.ask("POST", "/api/token/refresh/", {"refresh": personal_token})
         if reply.status != 200:
             raise _Unexchanged(reply)
         self._access = read_access_token(reply.body)
@@ -136,16 +132,18 @@ class BackendClient:
     """An ML backend at an address, asked as Label Studio asks it."""
 
     def __init__(self, url: str, settings: Settings):
-        self.url = url.rstrip("/")
-        self._settings = settings
-        self._auth = (settings.basic_auth_user, settings.basic_auth_pass) if settings.basic_auth_user else None
+        self._client = LimitedClient(url, settings.ca_bundle)
+        self._headers = {}
+        if settings.basic_auth_user:
+            login = f"{settings.basic_auth_user}:{settings.basic_auth_pass}".encode()
+            self._headers["Authorization"] = "Basic " + base64.b64encode(login).decode()
 
     def ask(self, method: str, path: str, body: Any = None, seconds: float = 10.0) -> Reply:
         """One call, with our own basic authentication where it is configured.
 
         :raises NoAnswer: nobody answers there.
         """
-        return ask(method, self.url + path, self._settings, body, auth=self._auth, seconds=seconds)
+        return self._client.ask(method, path, body, self._headers, seconds)
 
 
 class _Unexchanged(Exception):
@@ -154,26 +152,19 @@ class _Unexchanged(Exception):
         self.reply = reply
 
 
-def _body(response: requests.Response, deadline: float) -> bytes:
-    chunks, size = [], 0
-    for chunk in response.iter_content(_CHUNK):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _LIMIT:
-            raise NoAnswer(f"the answer is longer than {_LIMIT // MEGABYTE} MB")
-        if time.monotonic() > deadline:
-            raise NoAnswer("the answer does not end in time")
-    return b"".join(chunks)
+def _reason(error: MediaError) -> str:
+    """What happened, in a few words; the fetcher's own are about pictures."""
+    cause = error.__cause__
+    if isinstance(error, MediaTimeoutError):
+        return "no answer in time"
+    return next((words for kind, words in _REASONS if isinstance(cause, kind)), "the connection broke")
 
 
-def _connection_words(error: requests.ConnectionError) -> str:
-    """The innermost reason, without addresses and object names."""
-    text = str(error)
-    known = {
-        "refused": "the connection is refused",
-        "NameResolution": "the host name is unknown here",
-        "resolve": "the host name is unknown here",
-        "unreachable": "the network does not lead there",
-        "timed out": "no answer in time",
-    }
-    return next((words for part, words in known.items() if part in text), "the connection broke")
+# the first that fits: some are kinds of others
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (socket.gaierror, "the host name is unknown here"),
+    (UnicodeError, "the host name is unknown here"),
+    (ssl.SSLError, "the certificate is not accepted; REQUESTS_CA_BUNDLE names one's own authority"),
+    (ConnectionRefusedError, "the connection is refused"),
+    (TimeoutError, "no answer in time"),
+)

@@ -78,8 +78,7 @@ def doctor(
     except EXPECTED as error:
         console.print(line("Settings", Finding(Mark.FAILED, str(error))))
         raise typer.Exit(1) from error
-    url = backend.rstrip("/") if backend else None
-    visit = Visit(settings, LabelStudioClient(settings), url, project, task)
+    visit = Visit(settings, LabelStudioClient(settings), address_of(backend), project, task)
     changes = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
     looked: list[Looked] = []
     with loaded(replace(settings, **changes), model is not None) as visit.loaded, console.status("") as status:
@@ -89,6 +88,13 @@ def doctor(
     if result is not None:
         write(result, as_json(visit, looked))
     raise typer.Exit(0 if healthy(looked) else 1)
+
+
+def address_of(text: str | None) -> str | None:
+    """``--backend`` without the slash at its end. Raises BadParameter when it is no web address."""
+    if text is not None and not text.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"'{text}' should look like http://host:9090", param_hint="--backend")
+    return text and text.rstrip("/")
 
 
 def line(title: str, finding: Finding) -> str:

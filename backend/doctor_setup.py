@@ -30,9 +30,8 @@ def check_url(visit: Visit) -> str:
     release = reply.entry("release")
     if reply.status == 200 and isinstance(release, str):
         return f"Label Studio {release} at {shown(client.url)}"
-    target = reply.headers.get("Location", "")
-    if 300 <= reply.status < 400 and target.startswith(("http://", "https://")):
-        place = shown(target).removesuffix("/api/version")
+    if 300 <= reply.status < 400 and reply.location.startswith(("http://", "https://")):
+        place = shown(reply.location).removesuffix("/api/version")
         raise Problem(f"{shown(client.url)} sends on to another address", f"Set LABEL_STUDIO_URL to {place}.")
     raise Problem(
         f"{shown(client.url)} is {_what_answers(visit)}, not Label Studio (status {reply.status})",
@@ -152,6 +151,7 @@ def _config_problems(config: LabelConfig, tag: ObjectTag) -> Iterator[tuple[str,
         )
     for control in drawn:
         others = [other for other in config.on(tag.name, *OUTPUTS) if other.labels and other.name != control.name]
+        others = [other for other in others if not other.smart] or others  # smart boxes are there to ask
         answers = {label.value for other in others for label in other.labels}
         strange = [label.value for label in control.labels if label.value not in answers]
         if strange and len(answers) > 1:

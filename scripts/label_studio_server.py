@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,10 @@ class ChildServer:
 
 
 class LabelStudioServer:
-    """Label Studio on this machine. ``/data/local-files/?d=...`` looks into ``files_root``; None serves no files."""
+    """Label Studio on this machine. ``/data/local-files/?d=...`` looks into ``files_root``; None serves no files.
+
+    ``environment`` changes single variables of the server's environment; None unsets one.
+    """
 
     def __init__(
         self,
@@ -112,7 +115,9 @@ class LabelStudioServer:
         username: str = "demo@example.com",
         password: str = "x2sam-demo",
         token: str | None = None,
+        environment: Mapping[str, str | None] | None = None,
     ):
+        self._changes = dict(environment or {})
         self.python, self.folder, self.files_root = python, folder, files_root
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -209,7 +214,7 @@ class LabelStudioServer:
         if self.files_root is not None:
             kept["LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED"] = "true"
             kept["LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"] = str(self.files_root)
-        return kept
+        return {name: value for name, value in (kept | self._changes).items() if value is not None}
 
 
 def click(x: float, y: float, size: tuple[int, int], name: str, label: str = "Object", **fields: Any) -> dict[str, Any]:
