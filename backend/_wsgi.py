@@ -14,7 +14,9 @@ sys.path[0:1] = [str(Path(__file__).resolve().parents[1])]
 
 from label_studio_ml.api import init_app  # noqa: E402
 
+from backend import logs  # noqa: E402
 from backend.app import create_services  # noqa: E402
+from backend.errors import BackendError  # noqa: E402
 from backend.model import X2SAMModel  # noqa: E402
 from backend.settings import Settings  # noqa: E402
 from backend.wsgi import load_engine  # noqa: E402
@@ -26,7 +28,12 @@ def main() -> None:
     parser.add_argument("-p", "--port", type=int, default=9090)
     parser.add_argument("--host", default="127.0.0.1")
     arguments, _ = parser.parse_known_args()
-    settings = Settings.from_environment()
+    try:
+        settings = Settings.from_environment()
+        settings.check_exposure(arguments.host)
+    except BackendError as error:
+        parser.error(str(error))
+    logs.configure(settings.logging_level, settings.log_format)
     services = create_services(settings, lambda: load_engine(settings))
     app = init_app(X2SAMModel.bound_to(services), settings.basic_auth_user, settings.basic_auth_pass)
     app.run(host=arguments.host, port=arguments.port, threaded=True)

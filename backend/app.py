@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Flask
-from werkzeug.exceptions import HTTPException
 
+from backend.admission import Admission
 from backend.answers import Services
+from backend.auth import Gate
 from backend.engines import EngineLoader, EngineProvider
-from backend.errors import BackendError
+from backend.errors import SettingsError
 from backend.file_cache import FileCache
 from backend.frames import DecodedPictures
+from backend.label_studio_api import LabelStudioApi
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
 from backend.model import X2SAMModel
-from backend.routes import as_json, blueprint, http_as_json
+from backend.next_tasks import NextTasks
+from backend.readiness import DiskCheck
+from backend.routes import blueprint, register_errors
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
 from backend.video_routes import blueprint as videos
-from x2sam.errors import X2SAMError
+from backend.warming import Warmer, frames_by
+from backend.webhooks import WebhookKeeper
 
 
 def create_services(settings: Settings, engine_provider: EngineProvider) -> Services:
     """Everything that outlives a request; the engine starts to load in a thread of its own."""
     folder = Path(settings.media_cache_dir).expanduser()
+    check_folders(settings)
     cache = FileCache(folder, settings.media_cache_bytes, settings.media_cache_seconds)
+    engines, metrics = EngineLoader(engine_provider), Metrics()
+    fetcher, decoded = MediaFetcher(settings, cache), DecodedPictures(settings.decoded_bytes)
+    frames_of = frames_by(settings, fetcher, decoded)
     services = Services(
         settings=settings,
-        engines=EngineLoader(engine_provider),
+        engines=engines,
         sessions=SessionRegistry(settings.max_sessions, settings.session_seconds),
-        fetcher=MediaFetcher(settings, cache),
-        decoded=DecodedPictures(settings.decoded_bytes),
-        metrics=Metrics(),
+        fetcher=fetcher,
+        decoded=decoded,
+        metrics=metrics,
+        warmer=Warmer(settings, engines, NextTasks(fetcher.ask_label_studio), frames_of, metrics),
+        admission=Admission(settings.threads - settings.threads // 4, settings.max_request_bytes),
     )
     watch = services.metrics.watch
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")
@@ -40,8 +52,27 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     watch("x2sam_media_cache_bytes", "Size of the file cache", lambda: cache.total_bytes)
     watch("x2sam_frames_bytes", "Size of the pages of videos kept on disk", lambda: services.fetcher.videos.total_bytes)
     watch("x2sam_decoded_bytes", "Size of the decoded pictures kept", lambda: services.decoded.total_bytes)
+    _watch_features(services)
+    metrics.watch_engine(lambda: engines.ready_engine.vitals if engines.ready_engine else None)
+    watch("x2sam_requests_running", "Requests for predictions that are worked on", lambda: services.admission.running)
     services.engines.start()
     return services
+
+
+def _watch_features(services: Services) -> None:
+    def read(name: str) -> Callable[[], float]:
+        def number() -> float:
+            engine = services.engines.ready_engine
+            return getattr(engine.features, name) if engine is not None else 0.0
+
+        return number
+
+    watch, count = services.metrics.watch, services.metrics.count
+    count("x2sam_feature_hits", "Features of pictures that were in memory when needed", read("hits"))
+    count("x2sam_feature_restored", "Features of pictures that were on disk when needed", read("restored"))
+    count("x2sam_feature_misses", "Features of pictures that had to be computed", read("misses"))
+    watch("x2sam_feature_bytes", "Size of the features of pictures in memory", read("bytes"))
+    watch("x2sam_feature_stored_bytes", "Size of the features of pictures on disk", read("stored"))
 
 
 def create_app(settings: Settings, engine_provider: EngineProvider) -> Flask:
@@ -50,17 +81,39 @@ def create_app(settings: Settings, engine_provider: EngineProvider) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.json.sort_keys = False
+    gate = Gate(settings)
     app.extensions["x2sam"] = services
+    app.extensions["x2sam-gate"] = gate
+    app.extensions["x2sam-disk"] = DiskCheck(Path(settings.media_cache_dir).expanduser())
+    app.extensions["x2sam-webhooks"] = _webhook_keeper(settings, gate)
     app.extensions["x2sam-model"] = X2SAMModel.bound_to(services)
     app.register_blueprint(blueprint)
     app.register_blueprint(videos)
-    app.register_error_handler(BackendError, as_json)
-    app.register_error_handler(X2SAMError, as_json)
-    app.register_error_handler(HTTPException, http_as_json)
+    register_errors(app)
     return app
+
+
+def check_folders(settings: Settings) -> None:
+    """Makes the folders that the server writes to, so that a wrong one is told before it starts.
+
+    :raises SettingsError: one can't be made; the text names its setting.
+    """
+    for variable, name in (("X2SAM_CACHE_DIR", settings.media_cache_dir), ("X2SAM_STATE_DIR", settings.state_dir)):
+        try:
+            Path(name).expanduser().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"{variable}: {name} can't be used ({error.strerror}); name another folder.") from error
+
+
+def _webhook_keeper(settings: Settings, gate: Gate) -> WebhookKeeper | None:
+    """Only where webhooks need a secret and Label Studio can be asked, and where ``/setup`` comes from Label Studio."""
+    if not (gate.webhook_secret and settings.label_studio_api_key and settings.asks_for_credentials):
+        return None
+    return WebhookKeeper(lambda: LabelStudioApi(settings), gate.webhook_secret, (settings.public_url,))
 
 
 def close_services(services: Services) -> None:
     """Closes sessions and the engine; for the end of the process."""
+    services.warmer.close()
     services.sessions.close()
     services.engines.close()

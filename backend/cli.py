@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from backend import logs
 from backend.doctor_command import doctor
 from backend.errors import EXPECTED
-from backend.settings import Settings
+from backend.probe import ask_ready
+from backend.settings import Settings, settings_help, unknown_settings
 from backend.video_cli import app as video_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 app.add_typer(video_app, name="video")
@@ -24,31 +25,53 @@ def main() -> None:
     """X2SAM as an ML backend for Label Studio. Configured by environment variables; see the README."""
 
 
-@app.command()
+def _settings_text() -> str:
+    """Every setting for the help, as a table that is not wrapped."""
+    rows = [f"  {names}  [{default}]\n      {text}" for names, default, text in settings_help()]
+    return "\b\nSettings, read from the environment once [with their defaults]:\n" + "\n".join(rows)
+
+
+@app.command(epilog=_settings_text())
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9090,
-    model: Annotated[
-        str | None, typer.Option(help="nano, x2sam-4b, a directory, or auto. [default: X2SAM_MODEL or auto]")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto. [default: X2SAM_DEVICE or auto]")] = None,
-    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. See X2SAM_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. See PORT.")] = None,
+    model: Annotated[str | None, typer.Option(help="nano, x2sam-4b, a directory, or auto. See X2SAM_MODEL.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto. See X2SAM_DEVICE.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR. See LOG_LEVEL.")] = None,
 ) -> None:
-    """Answers Label Studio at http://HOST:PORT until it is stopped."""
-    level = logging.getLevelNamesMapping().get(log_level.upper())
-    if level is None:
-        raise typer.BadParameter(f"'{log_level}' is no log level", param_hint="--log-level")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for talkative in ("urllib3", "PIL"):  # at DEBUG they would write addresses of pictures
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    """Answers Label Studio at http://HOST:PORT until it is stopped. Options go before settings of the environment."""
     try:
         settings = Settings.from_environment()
-        from backend.server import Server  # late: the model's base class depends on what is installed
+        settings = settings.with_options(host=host, port=port, model=model, device=device, log_level=log_level)
+        settings.check_exposure(settings.host)
+        # late: the model's base class depends on what is installed
+        from backend.app import check_folders
+        from backend.server import Server
+
+        check_folders(settings)
     except EXPECTED as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
-    changes = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
-    Server(replace(settings, **changes), host, port).run()
+    logs.configure(settings.logging_level, settings.log_format)
+    for sentence in unknown_settings():
+        logging.getLogger(__name__).warning(sentence)
+    Server(settings).run()
+
+
+@app.command()
+def ready() -> None:
+    """Asks the server on this machine whether it is ready, with the same settings; exit code 0: it is.
+
+    For health checks of containers, which have no credentials of their own.
+    """
+    try:
+        settings = Settings.from_environment()
+    except EXPECTED as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+    found = ask_ready(settings)
+    typer.echo(found or "ready")
+    raise typer.Exit(1 if found else 0)
 
 
 app.command()(doctor)

@@ -13,7 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from backend.errors import EXPECTED, ModelUnavailableError
+from x2sam.inference.feature_cache import FeatureCounts
+from x2sam.inference.scheduler import Turn
 from x2sam.structures import Mask, Prompt
+from x2sam.vitals import EngineVitals
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +25,16 @@ BATCH_PRIORITY = 3  # the engine's lowest; None lets it choose by the kind of pr
 
 
 class Session(Protocol):
-    """One open picture or clip. A newer question with the same ``replaces`` key cancels one that still waits."""
+    """One open picture or clip. A newer question with the same key in ``replaces`` cancels one that still waits.
+
+    ``prepare`` computes in idle time what the first click on a frame needs; it returns the bytes of that.
+    """
 
     def segment(
-        self, prompt: Prompt, frame: int = 0, priority: int | None = None, replaces: str | None = None
+        self, prompt: Prompt, frame: int = 0, priority: int | None = None, replaces: Turn | None = None
     ) -> list[Mask]: ...
+
+    def prepare(self, frame: int = 0) -> int: ...
 
     def chat(self, question: str, frame: int = 0) -> tuple[str, list[Mask]]: ...
 
@@ -39,6 +47,12 @@ class Engine(Protocol):
     name: str
     version: str
     device: str
+
+    @property
+    def features(self) -> FeatureCounts: ...
+
+    @property
+    def vitals(self) -> EngineVitals: ...
 
     def open(self, frames: Sequence[np.ndarray], key: str | None = None) -> Session: ...
 

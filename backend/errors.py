@@ -28,6 +28,24 @@ class BadRequestError(BackendError):
     status = 400
 
 
+class SlowRequestError(BackendError):
+    """The client did not send its request in time."""
+
+    status = 408
+
+
+class OverloadedError(BackendError):
+    """More requests at once than the server has room for."""
+
+    status = 503
+
+
+class StoppingError(BackendError):
+    """The server was told to stop and takes no new work."""
+
+    status = 503
+
+
 class LabelConfigError(BackendError):
     """The labeling configuration can't be read or lacks a tag that the answer needs."""
 

@@ -15,6 +15,7 @@ from backend.geometry import Size
 from backend.media import KeyedLocks, MediaFetcher
 from backend.pictures import REDUCED, Picture, decode_picture
 from x2sam.errors import PromptError
+from x2sam.stages import stage
 
 _AT_ONCE = 4  # pictures that are decoded at the same time: each may take some hundred megabytes
 
@@ -91,7 +92,8 @@ class TaskFrames(Sequence):
 
     def digest(self, index: int) -> str:
         """Names the content of one page, wherever else the same picture is found; it is fetched if need be."""
-        return self._fetcher.fetch(self._addresses[index]).digest
+        with stage("fetch"):
+            return self._fetcher.fetch(self._addresses[index]).digest
 
     def size_of(self, frame: int) -> Size:
         """``(H, W)`` of a page as it is read.
@@ -116,9 +118,10 @@ class TaskFrames(Sequence):
 
     def _picture(self, index: int) -> Picture:
         address = self._addresses[index]
-        return self._decoded.get(
-            self.digest(index), lambda: decode_picture(self._fetcher.read(address), self._max_pixels)
-        )
+        with stage("decode"):
+            return self._decoded.get(
+                self.digest(index), lambda: decode_picture(self._fetcher.read(address), self._max_pixels)
+            )
 
 
 def addresses_of(value: object, task_id: str = "") -> list[str]:

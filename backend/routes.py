@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import uuid
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from backend import logs
 from backend.answers import Services
-from backend.auth import refusal
-from backend.errors import BadRequestError, ModelUnavailableError, status_of
+from backend.bodies import read_json
+from backend.errors import EXPECTED, ModelUnavailableError, status_of
 from backend.model import X2SAMModel
 from backend.protocol import parse_predict, parse_setup, parse_webhook
+from backend.readiness import problems
+from backend.settings import MEGABYTE
+
+log = logging.getLogger(__name__)
 
 blueprint = Blueprint("backend", __name__)
 
 _SETUP_SECONDS = 2.0  # Label Studio gives /setup three
+_SETUP_BYTES = 8 * MEGABYTE  # a labeling configuration and a few words
+_ASKED_BY_MACHINES = frozenset({"health", "ready", "metrics"})
 
 
 def _services() -> Services:
@@ -24,13 +32,6 @@ def _services() -> Services:
 
 def _model(project_id: str, label_config: str) -> X2SAMModel:
     return current_app.extensions["x2sam-model"](project_id=project_id, label_config=label_config)
-
-
-def _body() -> Any:
-    try:
-        return request.get_json(force=True)
-    except RecursionError as error:
-        raise BadRequestError("The request body is nested too deeply.") from error
 
 
 @blueprint.get("/health")
@@ -50,21 +51,25 @@ def health() -> Response:
 
 @blueprint.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Whether the model is loaded: 200, else 503."""
-    state = _services().engines.state
-    return jsonify(state=state), 200 if state == "ready" else 503
+    """Whether tasks can be answered: 200, else 503 and what stands in the way."""
+    found = list(problems(_services(), current_app.extensions["x2sam-disk"]))
+    return jsonify(state=_services().engines.state, problems=found), 503 if found else 200
 
 
 @blueprint.post("/setup")
 def setup() -> Response:
     """Tells the model version. Called with nearly every page of Label Studio, so nothing is done here."""
-    setup_request = parse_setup(_body())
+    setup_request = parse_setup(read_json(request, _SETUP_BYTES))
+    logs.note(project=logs.loggable(setup_request.project_id))
     engines = _services().engines
     try:
         engines.wait(_SETUP_SECONDS)
     except ModelUnavailableError:
         if engines.state == "failed":
             raise
+    keeper = current_app.extensions.get("x2sam-webhooks")
+    if keeper is not None:
+        keeper.want(setup_request.project_id, request.base_url.removesuffix("/setup"))
     model = _model(setup_request.project_id, setup_request.label_config)
     return jsonify(model_version=str(model.get("model_version")))
 
@@ -72,15 +77,19 @@ def setup() -> Response:
 @blueprint.post("/predict")
 def predict() -> Response:
     """Answers prompts of an annotator, or predicts tasks."""
-    asked = parse_predict(_body())
-    model = _model(asked.project_id, asked.label_config)
-    return jsonify(results=model.predict(asked.tasks, context=asked.context, **asked.params))
+    services = _services()
+    with services.admission.work(request.content_length):
+        asked = parse_predict(read_json(request, services.settings.max_request_bytes))
+        logs.note(project=logs.loggable(asked.project_id))
+        model = _model(asked.project_id, asked.label_config)
+        return jsonify(results=model.predict(asked.tasks, context=asked.context, **asked.params))
 
 
 @blueprint.post("/webhook")
 def webhook() -> tuple[Response, int]:
     """Takes an event; always answered at once."""
-    event = parse_webhook(_body())
+    event = parse_webhook(read_json(request, _services().settings.max_request_bytes))
+    logs.note(project=logs.loggable(event.project_id))
     model = _model(event.project_id, event.label_config)
     return jsonify(status="ok", result=model.fit(event.action, event.data)), 201
 
@@ -98,22 +107,65 @@ def metrics() -> Response:
 
 
 @blueprint.before_app_request
-def check_credentials() -> Response | None:
-    return refusal(request, _services().settings)
+def begin() -> Response | None:
+    """Opens the request's line in the log and asks for credentials."""
+    g.log = logs.begin(request.headers.get("X-Request-ID"))
+    return current_app.extensions["x2sam-gate"].refusal(request)
 
 
 @blueprint.after_app_request
-def count(response: Response) -> Response:
+def finish(response: Response) -> Response:
+    """Counts the request and writes its line."""
     endpoint = (request.endpoint or "unknown").removeprefix("backend.")
-    _services().metrics.requests.labels(endpoint, response.status_code).inc()
+    record = g.get("log")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    metrics = _services().metrics
+    metrics.requests.labels(endpoint, response.status_code).inc()
+    if record is not None:
+        response.headers["X-Request-ID"] = record.id
+        record.fields |= {"endpoint": endpoint, "status": response.status_code}
+        line = record.line()
+        metrics.request_seconds.labels(endpoint).observe(line["ms"] / 1e3)
+        quiet = endpoint in _ASKED_BY_MACHINES and response.status_code == 200
+        log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": line})
     return response
+
+
+@blueprint.teardown_app_request
+def forget(_error: BaseException | None) -> None:
+    """The thread goes on to another request."""
+    logs.end()
 
 
 def as_json(error: Exception) -> tuple[Response, int]:
     """An expected error as ``{"error": sentence}`` with its status."""
-    return jsonify(error=str(error)), status_of(error)
+    return _told(type(error).__name__, str(error), status_of(error))
 
 
 def http_as_json(error: HTTPException) -> tuple[Response, int]:
-    """An error of the web framework (no such path, no JSON, too long) in the same form."""
-    return jsonify(error=f"{error.name}: {error.description}"), error.code or 500
+    """An error of the web framework (no such path, too long) in the same form."""
+    return _told(error.name.replace(" ", ""), f"{error.name}: {error.description}", error.code or 500)
+
+
+def unexpected_as_json(error: Exception) -> tuple[Response, int]:
+    """What nobody thought of: a reference to the log, which has the place but not the words of the error."""
+    reference = uuid.uuid4().hex[:8]
+    fields = {"error": type(error).__name__, "reference": reference, "at": logs.where(error)}
+    log.error("unexpected error", extra={"fields": fields})
+    return _told(
+        "unexpected", f"Something went wrong in the ML backend; its log says more (reference {reference}).", 500
+    )
+
+
+def register_errors(app) -> None:
+    """Every error leaves as JSON with one sentence; nothing else of it does."""
+    for kind in EXPECTED:
+        app.register_error_handler(kind, as_json)
+    app.register_error_handler(HTTPException, http_as_json)
+    app.register_error_handler(Exception, unexpected_as_json)
+
+
+def _told(kind: str, sentence: str, status: int) -> tuple[Response, int]:
+    _services().metrics.refused.labels(kind).inc()
+    logs.note(error=kind)
+    return jsonify(error=sentence), status

@@ -1,22 +1,37 @@
-"""gunicorn, started from Python: one process that owns the model, threads that answer."""
+"""gunicorn, started from Python: one process that owns the model, threads that answer.
+
+Told to stop (SIGTERM, Ctrl-C), the worker goes on listening while what runs is finished, so that whoever asks meanwhile
+is told to try again; then it closes the model and leaves. That takes no longer than the settings allow.
+"""
 
 from __future__ import annotations
 
+import socket
+import struct
+import sys
+import threading
+import time
 from typing import Any
 
+from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import ThreadWorker
 
 from backend.app import close_services
 from backend.settings import Settings
 from backend.wsgi import build
 
+_CLOSING_SECONDS = 5.0  # for closing the model after the last answer
+_SWITCH_SECONDS = 0.001  # how long a thread keeps Python's lock: short, so that /health gets its turn
+
 
 class Server(BaseApplication):
     """Serves :func:`backend.wsgi.build` at one address until it is told to stop."""
 
-    def __init__(self, settings: Settings, host: str, port: int):
+    def __init__(self, settings: Settings):
         self._settings = settings
-        self._bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        host = settings.host
+        self._bind = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
         super().__init__()
 
     def init(self, *_: Any) -> None:
@@ -26,12 +41,13 @@ class Server(BaseApplication):
         options = {
             "bind": self._bind,
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": DrainingWorker,
             "threads": self._settings.threads,
             "timeout": 120,
-            "graceful_timeout": 20,
+            "graceful_timeout": int(self._settings.drain_seconds + _CLOSING_SECONDS) + 1,
             "proc_name": "x2sam-backend",
             "worker_exit": _close,
+            "logger_class": PlainLogger,
             "control_socket_disable": True,  # a socket in the home directory, in newer releases
         }
         for name, value in options.items():
@@ -40,7 +56,57 @@ class Server(BaseApplication):
 
     def load(self) -> Any:
         # Called in the worker, after the fork: the engine and its threads live there.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         return build(self._settings)
+
+    @property
+    def settings(self) -> Settings:
+        """What the worker reads."""
+        return self._settings
+
+
+class DrainingWorker(ThreadWorker):
+    """A gunicorn worker that finishes its work before it stops to listen."""
+
+    def init_process(self) -> None:
+        seconds = self.app.settings.body_seconds
+        silence = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        for listener in self.sockets:  # connections inherit it: a silent client must not keep a thread
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
+        super().init_process()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        app = getattr(self, "wsgi", None)
+        if app is None or not self.alive:
+            super().handle_exit(sig, frame)
+            return
+        services = app.extensions["x2sam"]
+        if not services.admission.stopping:
+            # In a thread: a signal's handler may have interrupted somebody who holds the locks that are needed.
+            threading.Thread(target=self._drain, args=(services, sig, frame), name="drain", daemon=True).start()
+
+    def _drain(self, services: Any, sig: int, frame: Any) -> None:
+        until = time.monotonic() + self.app.settings.drain_seconds
+        services.admission.stop()
+        self.log.info("stopping: %d requests are worked on", services.admission.running)
+        if not services.admission.wait_idle(until - time.monotonic()):
+            self.log.warning("stopping: %d requests were not finished in time", services.admission.running)
+            services.engines.close()  # what waits is told so
+        super().handle_exit(sig, frame)
+
+
+class PlainLogger(glogging.Logger):
+    """gunicorn's messages go where all others go; it writes no line for each request, the app does."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self.error_log.propagate = True
+        self.error_log.handlers[:] = []
+        self.access_log.propagate = False
+        self.access_log.handlers[:] = []
+
+    def access(self, *_: Any) -> None:
+        """The app's own line has what is needed."""
 
 
 def _close(_server: Any, worker: Any) -> None:

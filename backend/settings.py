@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import ipaddress
+import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from urllib.parse import urlsplit
 
 from backend.errors import SettingsError
@@ -38,8 +42,19 @@ def _count(value: str) -> int:
     return number
 
 
+def _whole(value: str) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError("must not be negative")
+    return number
+
+
 def _megabytes(value: str) -> int:
     return int(_positive(value) * MEGABYTE)
+
+
+def _megabytes_or_none(value: str) -> int:
+    return 0 if float(value) == 0 else _megabytes(value)
 
 
 def _megapixels(value: str) -> int:
@@ -53,8 +68,51 @@ def _web_address(value: str) -> str:
     return value.strip().rstrip("/")
 
 
-def _setting(default, *variables: str, read: Callable = _text):
-    return field(default=default, metadata={"variables": variables, "read": read})
+def _choice(*known: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value.strip().lower() not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return value.strip().lower()
+
+    return read
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value.strip().lower()):
+        raise ValueError("must be auto, cpu, cuda, or one GPU like cuda:1")
+    return value.strip().lower()
+
+
+def _port(value: str) -> int:
+    number = int(value)
+    if not 0 < number < 1 << 16:
+        raise ValueError("must be between 1 and 65535")
+    return number
+
+
+def _flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.strip().lower() not in known:
+        raise ValueError("must be 1 or 0")
+    return known[value.strip().lower()]
+
+
+def _log_level(value: str) -> str:
+    if value.strip().upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return value.strip().upper()
+
+
+def _single(value: str) -> int:
+    if int(value) != 1:
+        raise ValueError("one process owns the model; leave it out, and set X2SAM_THREADS for more requests at once")
+    return 1
+
+
+def _setting(default, *variables: str, read: Callable = _text, text: str = "", shown: str = "", secret: bool = False):
+    """``text`` and ``shown`` (the default as a person writes it) are for the help; a secret is never printed."""
+    metadata = {"variables": variables, "read": read, "text": text, "shown": shown}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -64,50 +122,210 @@ class Settings:
     The environment variables give sizes in megabytes and megapixels; each field names its variable.
     """
 
-    model: str = _setting("auto", "X2SAM_MODEL")
-    device: str = _setting("auto", "X2SAM_DEVICE")
-    dtype: str = _setting("auto", "X2SAM_DTYPE")
-    label_studio_url: str = _setting(
-        "http://localhost:8080", "LABEL_STUDIO_URL", "LABEL_STUDIO_HOST", read=_web_address
+    host: str = _setting("127.0.0.1", "X2SAM_HOST", text="address to listen on; 0.0.0.0 for all")
+    port: int = _setting(9090, "PORT", "X2SAM_PORT", read=_port, text="port to listen on")
+    model: str = _setting("auto", "X2SAM_MODEL", text="nano, x2sam-4b, a directory, or auto")
+    model_dir: str = _setting(
+        "", "X2SAM_HOME", "MODEL_DIR", text="where downloaded models are, or one model itself", shown="~/.cache/x2sam"
     )
-    label_studio_public_url: str = _setting("", "LABEL_STUDIO_PUBLIC_URL", read=_web_address)
-    label_studio_api_key: str = _setting("", "LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN")
-    basic_auth_user: str = _setting("", "BASIC_AUTH_USER")
-    basic_auth_pass: str = _setting("", "BASIC_AUTH_PASS")
-    ca_bundle: str = _setting("", "REQUESTS_CA_BUNDLE")
-    media_hosts: tuple[str, ...] = _setting((), "X2SAM_MEDIA_HOSTS", read=_words)
-    media_dirs: tuple[str, ...] = _setting((), "X2SAM_MEDIA_DIRS", read=_directories)
-    media_max_bytes: int = _setting(200 * MEGABYTE, "X2SAM_MEDIA_MAX_MB", read=_megabytes)
-    media_timeout: float = _setting(30.0, "X2SAM_MEDIA_TIMEOUT", read=_positive)
-    media_cache_dir: str = _setting("~/.cache/x2sam/media", "X2SAM_CACHE_DIR")
-    media_cache_bytes: int = _setting(2048 * MEGABYTE, "X2SAM_CACHE_MB", read=_megabytes)
-    media_cache_seconds: float = _setting(3600.0, "X2SAM_CACHE_SECONDS", read=_positive)
-    public_url: str = _setting("http://localhost:9090", "BACKEND_PUBLIC_URL", read=_web_address)
-    state_dir: str = _setting("~/.local/state/x2sam", "X2SAM_STATE_DIR")
-    frames_bytes: int = _setting(2048 * MEGABYTE, "X2SAM_FRAMES_MB", read=_megabytes)
-    max_pixels: int = _setting(100_000_000, "X2SAM_MAX_MEGAPIXELS", read=_megapixels)
-    decoded_bytes: int = _setting(512 * MEGABYTE, "X2SAM_DECODED_MB", read=_megabytes)
-    max_request_bytes: int = _setting(256 * MEGABYTE, "X2SAM_MAX_REQUEST_MB", read=_megabytes)
-    max_sessions: int = _setting(16, "X2SAM_MAX_SESSIONS", read=_count)
-    session_seconds: float = _setting(900.0, "X2SAM_SESSION_SECONDS", read=_positive)
-    load_wait: float = _setting(60.0, "X2SAM_LOAD_WAIT", read=_positive)
-    batch_seconds: float = _setting(80.0, "X2SAM_BATCH_SECONDS", read=_positive)
-    threads: int = _setting(16, "X2SAM_THREADS", read=_count)
+    device: str = _setting("auto", "X2SAM_DEVICE", "DEVICE", read=_device, text="cpu, cuda, cuda:1, or auto")
+    dtype: str = _setting(
+        "auto", "X2SAM_DTYPE", read=_choice("auto", "float32", "bfloat16", "float16"), text="number type"
+    )
+    label_studio_url: str = _setting(
+        "http://localhost:8080", "LABEL_STUDIO_URL", "LABEL_STUDIO_HOST", read=_web_address,
+        text="Label Studio as seen from here",
+    )  # fmt: skip
+    label_studio_public_url: str = _setting(
+        "", "LABEL_STUDIO_PUBLIC_URL", read=_web_address, text="Label Studio's address in the browser, where it differs"
+    )
+    label_studio_api_key: str = _setting(
+        "", "LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN", secret=True, text="legacy or personal access token"
+    )
+    basic_auth_user: str = _setting("", "BASIC_AUTH_USER", text="user of basic authentication")
+    basic_auth_pass: str = _setting("", "BASIC_AUTH_PASS", secret=True, text="its password; set both or neither")
+    allow_open: bool = _setting(
+        False, "X2SAM_ALLOW_OPEN", read=_flag, text="1: listen for other machines without credentials", shown="0"
+    )
+    webhook_secret: str = _setting(
+        "", "X2SAM_WEBHOOK_SECRET", secret=True, text="what event webhooks bring as X-Webhook-Secret",
+        shown="made once, kept in X2SAM_STATE_DIR",
+    )  # fmt: skip
+    ca_bundle: str = _setting("", "REQUESTS_CA_BUNDLE", text="a certificate authority of your own")
+    media_hosts: tuple[str, ...] = _setting(
+        (), "X2SAM_MEDIA_HOSTS", read=_words, text="further hosts that pictures may come from"
+    )
+    media_dirs: tuple[str, ...] = _setting(
+        (),
+        "X2SAM_MEDIA_DIRS",
+        read=_directories,
+        text="directories where local files are read without asking Label Studio",
+    )
+    media_max_bytes: int = _setting(200 * MEGABYTE, "X2SAM_MEDIA_MAX_MB", read=_megabytes, text="limit of one file, MB")
+    media_timeout: float = _setting(30.0, "X2SAM_MEDIA_TIMEOUT", read=_positive, text="time for one file, s")
+    media_cache_dir: str = _setting("~/.cache/x2sam/media", "X2SAM_CACHE_DIR", text="fetched files on disk")
+    media_cache_bytes: int = _setting(2048 * MEGABYTE, "X2SAM_CACHE_MB", read=_megabytes, text="their size, MB")
+    media_cache_seconds: float = _setting(3600.0, "X2SAM_CACHE_SECONDS", read=_positive, text="their age, s")
+    public_url: str = _setting(
+        "http://localhost:9090",
+        "BACKEND_PUBLIC_URL",
+        read=_web_address,
+        text="this backend as browsers and Label Studio see it",
+    )
+    state_dir: str = _setting("~/.local/state/x2sam", "X2SAM_STATE_DIR", text="what must outlive a restart")
+    frames_bytes: int = _setting(
+        2048 * MEGABYTE, "X2SAM_FRAMES_MB", read=_megabytes, text="pages of videos kept on disk, MB"
+    )
+    max_pixels: int = _setting(
+        100_000_000, "X2SAM_MAX_MEGAPIXELS", read=_megapixels, text="largest picture, megapixels"
+    )
+    decoded_bytes: int = _setting(512 * MEGABYTE, "X2SAM_DECODED_MB", read=_megabytes, text="decoded pictures kept, MB")
+    features_bytes: int = _setting(
+        2048 * MEGABYTE, "X2SAM_FEATURES_MB", read=_megabytes, text="encoded pictures kept in memory, MB"
+    )
+    features_dir: str = _setting("", "X2SAM_FEATURES_DIR", text="encoded pictures on disk, for after a restart")
+    features_disk_bytes: int = _setting(
+        0, "X2SAM_FEATURES_DISK_MB", read=_megabytes_or_none, text="their size, MB; set both or neither"
+    )
+    warm_tasks: int = _setting(
+        3, "X2SAM_WARM_TASKS", read=_whole, text="tasks that are encoded ahead of the one that is open; 0: none",
+        shown="3",
+    )  # fmt: skip
+    warm_bytes: int = _setting(
+        1024 * MEGABYTE, "X2SAM_WARM_MB", read=_megabytes, text="encoded pictures of these, MB"
+    )
+    max_request_bytes: int = _setting(
+        256 * MEGABYTE,
+        "X2SAM_MAX_REQUEST_MB",
+        read=_megabytes,
+        text="largest request, and all that are worked on together, MB",
+    )
+    max_sessions: int = _setting(16, "X2SAM_MAX_SESSIONS", read=_count, text="open pictures and clips")
+    session_seconds: float = _setting(
+        900.0, "X2SAM_SESSION_SECONDS", read=_positive, text="how long an unused one stays open, s"
+    )
+    load_wait: float = _setting(
+        60.0, "X2SAM_LOAD_WAIT", read=_positive, text="how long a request waits for the model, s"
+    )
+    batch_seconds: float = _setting(80.0, "X2SAM_BATCH_SECONDS", read=_positive, text="time for one batch of tasks, s")
+    polygon_tolerance: float = _setting(
+        0.5, "X2SAM_POLYGON_TOLERANCE", read=_positive, text="pixels by which outlines may leave a mask"
+    )
+    remembered_bytes: int = _setting(
+        64 * MEGABYTE, "X2SAM_REMEMBERED_MB", read=_megabytes, text="prompts and masks kept for corrections"
+    )
+    threads: int = _setting(32, "X2SAM_THREADS", "THREADS", read=_count, text="requests answered at once")
+    workers: int = _setting(1, "WORKERS", read=_single, text="processes; always 1")
+    queue: int = _setting(64, "X2SAM_QUEUE", read=_count, text="steps that may wait for the device")
+    hang_seconds: float = _setting(
+        120.0, "X2SAM_HANG_SECONDS", read=_positive, text="a step that takes longer is taken for stuck, s"
+    )
+    drain_seconds: float = _setting(
+        20.0, "X2SAM_DRAIN_SECONDS", read=_positive, text="time to finish what runs when told to stop, s"
+    )
+    body_seconds: float = _setting(
+        20.0, "X2SAM_BODY_SECONDS", read=_positive, text="longest silence of a client that sends a request, s"
+    )
+    cpu_threads: int = _setting(
+        0, "X2SAM_CPU_THREADS", read=_whole, text="threads of PyTorch on a CPU", shown="all cores but one"
+    )
+    log_level: str = _setting(
+        "INFO", "LOG_LEVEL", "X2SAM_LOG_LEVEL", read=_log_level, text="DEBUG, INFO, WARNING, ERROR"
+    )
+    log_format: str = _setting(
+        "text", "LOG_FORMAT", "X2SAM_LOG_FORMAT", read=_choice("text", "json"), text="text (key=value) or json"
+    )
 
     def __post_init__(self) -> None:
         if bool(self.basic_auth_user) != bool(self.basic_auth_pass):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS belong together: set both or neither.")
+        if bool(self.features_dir) != bool(self.features_disk_bytes):
+            raise SettingsError("X2SAM_FEATURES_DIR and X2SAM_FEATURES_DISK_MB belong together: set both or neither.")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Settings from environment variables; an unset or empty variable keeps its default."""
+        """Settings from environment variables; an unset or empty variable keeps its default.
+
+        :raises SettingsError: a value can't be used; the text names its variable.
+        """
         changes = {}
         for entry in fields(cls):
             name = next((v for v in entry.metadata["variables"] if environment.get(v, "").strip()), None)
-            if name is None:
-                continue
-            try:
-                changes[entry.name] = entry.metadata["read"](environment[name])
-            except ValueError as error:
-                raise SettingsError(f"The environment variable {name} can't be used: {error}.") from error
+            if name is not None:
+                changes[entry.name] = _read(entry, environment[name], f"The environment variable {name}")
         return replace(cls(), **changes)
+
+    def with_options(self, **given: str | int | None) -> Settings:
+        """These settings with those that a command line names; None leaves one as it is.
+
+        :raises SettingsError: a value can't be used; the text names its option.
+        """
+        known = {entry.name: entry for entry in fields(self)}
+        changes = {
+            name: _read(known[name], str(value), f"The option --{name.replace('_', '-')}")
+            for name, value in given.items()
+            if value is not None
+        }
+        return replace(self, **changes)
+
+    @property
+    def asks_for_credentials(self) -> bool:
+        return bool(self.basic_auth_user)
+
+    def check_exposure(self, host: str | None) -> None:
+        """``host``: the address to listen on, None when a web server of somebody else decides.
+
+        :raises SettingsError: other machines could come in without credentials, and nobody said that they may.
+        """
+        if self.asks_for_credentials or self.allow_open or (host is not None and is_loopback(host)):
+            return
+        where = f"Listening on {host}" if host else "This way of starting"
+        raise SettingsError(
+            f"{where} lets other machines in without credentials: set BASIC_AUTH_USER and BASIC_AUTH_PASS and give the "
+            "same to Label Studio when the backend is attached, or set X2SAM_ALLOW_OPEN=1 if the network is private."
+        )
+
+    @property
+    def logging_level(self) -> int:
+        return logging.getLevelNamesMapping()[self.log_level]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def settings_help() -> Iterator[tuple[str, str, str]]:
+    """Variables, default and meaning of every setting, in order."""
+    for entry in fields(Settings):
+        default = entry.metadata["shown"] or _shown(entry)
+        yield ", ".join(entry.metadata["variables"]), default, entry.metadata["text"]
+
+
+def unknown_settings(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """A sentence for each variable that looks like a mistyped setting."""
+    known = [name for entry in fields(Settings) for name in entry.metadata["variables"]]
+    for name in sorted(environment):
+        if name.startswith("X2SAM_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if near:
+                yield f"{name} is no setting; {near[0]} is."
+
+
+def _read(entry: Field, value: str, what: str) -> object:
+    try:
+        return entry.metadata["read"](value)
+    except ValueError as error:
+        raise SettingsError(f"{what} can't be used: {error}.") from error
+
+
+def _shown(entry: Field) -> str:
+    value, read = entry.default, entry.metadata["read"]
+    if read is _megabytes:
+        return f"{value / MEGABYTE:g}"
+    if read is _megapixels:
+        return f"{value / 1e6:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value or "none")

@@ -5,10 +5,12 @@ One process owns the model, so one worker; threads answer.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from flask import Flask
 
+from backend import logs
 from backend.app import create_app
 from backend.engines import Engine
 from backend.settings import Settings
@@ -16,19 +18,44 @@ from backend.settings import Settings
 
 def load_engine(settings: Settings) -> Engine:
     """The engine that the settings name. PyTorch is imported here and nowhere else in this package."""
+    if settings.model_dir:
+        os.environ["X2SAM_HOME"] = str(Path(settings.model_dir).expanduser())
+    import torch
+
     from x2sam.inference.engine import Engine as X2SAMEngine
 
+    if settings.cpu_threads or "OMP_NUM_THREADS" not in os.environ:
+        # one core is left to the threads that answer
+        torch.set_num_threads(settings.cpu_threads or max(1, torch.get_num_threads() - 1))
     return X2SAMEngine.load(
-        settings.model,
+        _model(settings),
         device=settings.device,
         dtype=settings.dtype,
         cache_bytes=settings.features_bytes,
         store=Path(settings.features_dir).expanduser() if settings.features_dir else None,
         store_bytes=settings.features_disk_bytes,
+        waiting=settings.queue,
+        hang=settings.hang_seconds,
     )
 
 
+def _model(settings: Settings) -> str:
+    """The model's name; a directory that is one model by itself goes before what ``auto`` would choose."""
+    if settings.model == "auto" and settings.model_dir:
+        directory = Path(settings.model_dir).expanduser()
+        if (directory / "model.safetensors").is_file():
+            return str(directory)
+    return settings.model
+
+
 def build(settings: Settings | None = None) -> Flask:
-    """The app with the real engine, configured by the environment unless settings are given."""
-    settings = settings or Settings.from_environment()
+    """The app with the real engine, configured by the environment unless settings are given.
+
+    :raises SettingsError: a setting can't be used; or none are given, so nobody knows who can reach the server, and
+        there are no credentials.
+    """
+    if settings is None:
+        settings = Settings.from_environment()
+        settings.check_exposure(None)
+        logs.configure(settings.logging_level, settings.log_format)
     return create_app(settings, lambda: load_engine(settings))

@@ -39,6 +39,7 @@ def settings(pictures, tmp_path) -> Settings:
     return Settings(
         label_studio_url=pictures.url,
         media_cache_dir=str(tmp_path / "media"),
+        state_dir=str(tmp_path / "state"),
         load_wait=5,
         media_timeout=5,
         warm_tasks=0,  # else pictures are fetched and encoded that no test asked for

@@ -8,13 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from x2sam.errors import PromptError
+from x2sam.inference.feature_cache import FeatureCounts
 from x2sam.structures import Mask, Prompt
+from x2sam.vitals import EngineVitals
 
-CLICK_SCORE, BOX_SCORE, TEXT_SCORE, CATEGORY_SCORE = 0.97, 0.91, 0.83, 0.64
+CLICK_SCORE, BOX_SCORE, TEXT_SCORE, CATEGORY_SCORE, ALL_SCORE = 0.97, 0.91, 0.83, 0.64, 0.88
 
 
 class FakeSession:
-    """Clicks give discs (negative ones cut), boxes and masks themselves, a text a square, categories columns."""
+    """Clicks give discs (negative ones cut) on top of the mask so far, boxes and masks themselves, "all like this" the
+    same again in the mirror, a text a square, categories columns."""
 
     def __init__(self, engine, frames, key):
         self.engine, self.frames, self.key, self.closed = engine, frames, key, False
@@ -22,6 +25,7 @@ class FakeSession:
     def segment(self, prompt: Prompt, frame: int = 0, priority=None, replaces=None) -> list[Mask]:
         self.engine.asked.append((self.key, frame, prompt))
         self.engine.urgency.append((priority, replaces))
+        self.engine.prepare(self.frames, frame)
         if self.engine.raises is not None:
             raise self.engine.raises
         height, width = self.frames[frame].shape[:2]
@@ -32,9 +36,9 @@ class FakeSession:
             return [replace(self._square(prompt, x, y, width, height), phrase=name) for name in ("a dog", "a cat")]
         if prompt.text:
             return [] if "nothing" in prompt.text else [self._square(prompt, x, y, width, height)]
-        if not prompt.has_region:
+        if not prompt.has_region and prompt.previous is None:
             raise PromptError("The prompt is empty.")
-        mask = np.zeros((height, width), bool)
+        mask = np.zeros((height, width), bool) if prompt.previous is None else prompt.previous.copy()
         radius = max(height, width) / 16
         for x0, y0, x1, y1 in prompt.boxes:
             mask |= (x > x0) & (x < x1) & (y > y0) & (y < y1)
@@ -44,8 +48,14 @@ class FakeSession:
             reach = radius if point.positive else radius / 2
             disc = (x - point.x) ** 2 + (y - point.y) ** 2 < reach**2
             mask = mask | disc if point.positive else mask & ~disc
+        if prompt.task == "vgdseg":
+            return [Mask(mask, ALL_SCORE), Mask(mask, ALL_SCORE - 0.1), Mask(mask[:, ::-1], ALL_SCORE - 0.2)]
         score = CLICK_SCORE if prompt.points else BOX_SCORE
         return [Mask(mask, score, prompt.object_id or "")]
+
+    def prepare(self, frame: int = 0) -> int:
+        self.engine.prepare(self.frames, frame)
+        return self.frames[frame].nbytes
 
     def chat(self, question: str, frame: int = 0) -> tuple[str, list[Mask]]:
         self.engine.asked.append((self.key, frame, Prompt(text=question)))
@@ -65,7 +75,7 @@ class FakeSession:
         return [
             Mask((x >= k * width / count) & (x < (k + 1) * width / count), CATEGORY_SCORE + k / 100, category=k)
             for k, name in enumerate(prompt.categories)
-            if name != "unseen"
+            if name.removeprefix("sem: ") != "unseen"
         ]
 
 
@@ -79,8 +89,24 @@ class FakeEngine:
         self.urgency: list[tuple[int | None, str | None]] = []
         self.sessions: list[FakeSession] = []
         self.raises: Exception | None = None
+        self.encoded: list[str] = []
+        self.reused = 0
         self.closed = False
+        self.vitals = EngineVitals()
         self._lock = threading.Lock()
+
+    def prepare(self, frames, frame: int) -> None:
+        """Encodes a page unless its content was encoded before; ``encoded`` has the digests in order."""
+        digest = frames.digest(frame)
+        with self._lock:
+            if digest in self.encoded:
+                self.reused += 1
+            else:
+                self.encoded.append(digest)
+
+    @property
+    def features(self) -> FeatureCounts:
+        return FeatureCounts(hits=self.reused, misses=len(self.encoded), bytes=len(self.encoded))
 
     def open(self, frames, key=None) -> FakeSession:
         with self._lock:

@@ -45,7 +45,7 @@ def test_help_names_the_options():
     ("arguments", "environment", "text"),
     [
         (["serve"], {"X2SAM_THREADS": "many"}, "X2SAM_THREADS"),
-        (["serve", "--log-level", "loud"], {}, "loud"),
+        (["serve", "--log-level", "loud"], {}, "--log-level"),
         (["serve", "--port", "0"], {}, "--port"),
     ],
 )
@@ -85,4 +85,4 @@ def test_the_web_part_needs_no_pytorch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     assert "backend.model" in modules
-    assert not {"torch", "transformers", "x2sam.inference"} & set(modules)
+    assert not {"torch", "transformers", "x2sam.inference.engine"} & set(modules)

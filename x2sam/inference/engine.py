@@ -11,6 +11,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from x2sam.inference.scheduler import Priority, Scheduler, Turn
 from x2sam.inference.session import Session
 from x2sam.model.weights import from_pretrained
 from x2sam.model.x2sam import X2SAM
+from x2sam.vitals import EngineVitals
 
 EMBEDDED = Path(__file__).parent.parent / "checkpoints"
 PUBLISHED = "x2sam-4b"
@@ -38,13 +40,15 @@ class Engine:
     """snap: masks are made to obey their clicks; memory: see :data:`x2sam.inference.walk.MODES`;
     seed: every request draws its region points from it, so equal requests give equal bytes;
     cache_bytes: what features may take in memory; generate_limit: longest generated answer in tokens;
+    waiting, timeout, hang: see :class:`x2sam.inference.scheduler.Scheduler`;
     store, store_bytes: directory and budget of features on disk, none unless both are given. They outlive the process
     and serve pictures whose source tells a digest. The directory belongs to one process at a time."""
 
     def __init__(
         self, model: X2SAM, tokenizer, name: str = "model", version: str | None = None, snap: bool = True,
         memory: str = "pinned", seed: int = 0, cache_bytes: int = 2 * 2**30, generate_limit: int = 256,
-        waiting: int = 64, timeout: float = 120.0, store: str | Path | None = None, store_bytes: int = 0,
+        waiting: int = 64, timeout: float = 120.0, hang: float = 120.0, store: str | Path | None = None,
+        store_bytes: int = 0,
     ):  # fmt: skip
         self.model, self.name, self.version = model, name, version or name
         self.interpreter = Interpreter(model, tokenizer)
@@ -55,7 +59,7 @@ class Engine:
             new_cache = self.interpreter.language.new_cache
             self.store = FeatureStore(store, store_bytes, numbers, self.device, new_cache)
         self.cache = FeatureCache(cache_bytes, self.store)
-        self.scheduler = Scheduler(waiting, timeout)
+        self.scheduler = Scheduler(waiting, timeout, hang)
 
     @classmethod
     def load(cls, name: str | Path = "auto", device: str = "auto", dtype: str = "auto", **settings: Any) -> Engine:
@@ -94,6 +98,11 @@ class Engine:
         """How often features were there when they were needed, and what they take."""
         return self.cache.counts
 
+    @property
+    def vitals(self) -> EngineVitals:
+        """What waits and runs, and the device's memory; answered at once, also while the device works."""
+        return replace(self.scheduler.vitals(), memory=memory_of(self.interpreter.device))
+
     def run(
         self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | Turn | None = None,
         timeout: float | None = None,
@@ -111,6 +120,18 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def memory_of(device: torch.device) -> dict[str, int]:
+    """Bytes of a GPU's memory: in use by tensors, at most so far, held by PyTorch, and all there is; {} elsewhere."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "peak": torch.cuda.max_memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
 
 
 def model_home() -> Path:

@@ -15,6 +15,7 @@ from x2sam.inference.frames import FrameSource
 from x2sam.inference.interpreter import Interpreter, Looked
 from x2sam.inference.preprocess import FrameSizes, frame_sizes, mask_frames
 from x2sam.model.x2sam import X2SAM, EncodedFrame, FrameFeatures
+from x2sam.stages import stage
 
 Kept = TypeVar("Kept", bound=Sized)
 
@@ -78,17 +79,18 @@ class Looking:
 
     def _kept(self, what: str, shown: list[int], make: Callable[[], Kept]) -> Kept:
         """The cached value of frames: by their content where that is known, else by their places in the media."""
-        if self._digest is None:
-            return self.cache.get((self.key, what, *shown), make)
-        # the size too: the same file may be decoded at another size under other settings
-        content = tuple((str(self._digest(i)), *map(int, self.picture(i).shape[:2])) for i in shown)
-        return self.cache.get(("content", what, *content), make, lasting=True)
+        with stage("encode"):
+            if self._digest is None:
+                return self.cache.get((self.key, what, *shown), make)
+            # the size too: the same file may be decoded at another size under other settings
+            content = tuple((str(self._digest(i)), *map(int, self.picture(i).shape[:2])) for i in shown)
+            return self.cache.get(("content", what, *content), make, lasting=True)
 
     def _same_size(self, index: int, frame: int) -> np.ndarray:
         """A clip for the language model needs one size; pages of a task may differ, so they follow the prompted one."""
         wanted, picture = self.picture(frame), self.picture(index)
         if picture.shape == wanted.shape:
             return picture
-        plane = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+        plane = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         small = torch.nn.functional.interpolate(plane, wanted.shape[:2], mode="bilinear", antialias=True)
         return small[0].permute(1, 2, 0).numpy()
