@@ -73,10 +73,12 @@ def box_to_percent(box: Box, size: Size) -> dict[str, float]:
 
 
 def mask_to_polygons(mask: np.ndarray, tolerance: float = 0.5, smallest: float = 0.01) -> list[np.ndarray]:
-    """Outer outlines (n, 2) of a mask in pixels, largest part first.
+    """Outlines (n, 2) of a mask in pixels, largest part first.
 
-    Holes are lost: a polygon of Label Studio has none. Parts below ``smallest`` times the area of the largest are
-    dropped, and points that move an outline by less than ``tolerance`` pixels too.
+    A polygon of Label Studio has no holes, so each hole is joined to its outline by a cut without width: in along it,
+    round the hole the other way, and out again; whoever fills that outline gets the hole. Parts and holes below
+    ``smallest`` times the area of the largest part are dropped, and points that move an outline by less than
+    ``tolerance`` pixels too.
     """
     box = mask_to_box(mask)
     if box is None:
@@ -85,17 +87,42 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 0.5, smallest: float =
     # Contours run through pixel centres; at twice the size that is a quarter of a pixel from the true edge.
     crop = np.ascontiguousarray(mask[y0:y1, x0:x1], np.uint8)
     double = cv2.resize(crop, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours, tree = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     areas = [cv2.contourArea(contour) for contour in contours]
+    parents = tree[0][:, 3]
+    outer = sorted((k for k in range(len(contours)) if parents[k] < 0), key=lambda k: -areas[k])
+    least = smallest * areas[outer[0]]
     polygons = []
-    for area, contour in sorted(zip(areas, contours, strict=True), key=lambda pair: -pair[0]):
-        if polygons and area < smallest * max(areas):
+    for k in outer:
+        if polygons and areas[k] < least:
             break
-        points = cv2.approxPolyDP(contour, 2 * tolerance, True)[:, 0]
-        if len(points) < 3:
-            points = contour[:, 0]
-        polygons.append((points + 0.5) / 2 + (x0, y0))
+        holes = [h for h in range(len(contours)) if parents[h] == k and areas[h] >= max(least, 4.0)]
+        whole = _simplified(contours[k], 2 * tolerance)
+        for hole in sorted(holes, key=lambda h: -areas[h]):
+            whole = _cut_to(whole, _simplified(contours[hole], 2 * tolerance))
+        polygons.append((whole + 0.5) / 2 + (x0, y0))
     return polygons
+
+
+def _simplified(contour: np.ndarray, tolerance: float) -> np.ndarray:
+    points = cv2.approxPolyDP(contour, tolerance, True)[:, 0]
+    return points if len(points) >= 3 else contour[:, 0]
+
+
+def _cut_to(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """An outline that also goes round a hole. A cut is walked both ways, so it fills nothing, wherever it runs; the
+    hole's direction is against the outline's, so it is empty for both rules of filling."""
+    if (_signed_area(outline) > 0) == (_signed_area(hole) > 0):
+        hole = hole[::-1]
+    away = ((outline[:, None].astype(np.int64) - hole[None]) ** 2).sum(-1)
+    leave, arrive = (int(v) for v in np.unravel_index(away.argmin(), away.shape))
+    round_it = np.concatenate([hole[arrive:], hole[: arrive + 1]])
+    return np.concatenate([outline[: leave + 1], round_it, outline[leave:]])
+
+
+def _signed_area(points: np.ndarray) -> int:
+    x, y = points[:, 0].astype(np.int64), points[:, 1].astype(np.int64)
+    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
 
 
 def points_to_percent(points: np.ndarray, size: Size) -> list[list[float]]:
@@ -109,5 +136,5 @@ def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
     if mask.shape == tuple(size):
         return mask
     height, width = size
-    resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return resized.astype(bool)
+    numbers = np.ascontiguousarray(mask, bool).view(np.uint8)
+    return cv2.resize(numbers, (width, height), interpolation=cv2.INTER_NEAREST_EXACT).view(bool)

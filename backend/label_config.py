@@ -6,8 +6,8 @@ The XML comes from users, so it is read without DTD and entities and with limits
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.parsers import expat
 
@@ -19,17 +19,34 @@ _OBJECTS = frozenset({"image", "video"})
 _LABEL_PARENTS = frozenset(
     {"brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "keypointlabels", "labels", "timelinelabels"}
 )
-_CONTROLS = _LABEL_PARENTS | {"textarea", "videorectangle"}
-OUTPUTS = ("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels")
-"""Tags that can hold an answer, the preferred first."""
+SHAPES = ("brush", "bitmask", "polygon", "rectangle")
+"""Forms that an answer can have, the preferred first: each is a tag with labels of its own (``BrushLabels``), and a
+plain one (``Brush``) whose labels are in a ``Labels`` tag."""
+OUTPUTS = tuple(f"{shape}labels" for shape in SHAPES) + SHAPES
+_PLAIN = frozenset(SHAPES) | {"keypoint"}
+_CONTROLS = _LABEL_PARENTS | _PLAIN | {"textarea", "videorectangle"}
+MODES = ("instance", "semantic", "panoptic", "off")
+"""What ``preannotate`` on a tag for masks asks for when a task is opened or predictions are retrieved."""
+_GENERIC = re.compile(r"(object|region|segment|thing|item|instance|mask|foreground|target)s?[\s_#-]*\d*", re.IGNORECASE)
+_FINDS_ALL = re.compile(r"(?<![^\W_])all(?![^\W_])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Label:
-    """``value`` is what results carry (the alias where there is one), ``names`` what to call it before the model."""
+    """``value`` is what results carry (the alias where there is one), ``names`` what to call it before the model.
+
+    ``stuff`` (``kind="stuff"``) is outlined as one region, not one by one; ``selected`` is chosen when nothing else is.
+    """
 
     value: str
     names: tuple[str, ...]
+    stuff: bool = False
+    selected: bool = False
+
+    @property
+    def generic(self) -> bool:
+        """Whether it fits anything, as ``Object`` and ``Object 2`` do."""
+        return any(_GENERIC.fullmatch(name.strip()) for name in (self.value, *self.names))
 
 
 @dataclass(frozen=True)
@@ -44,13 +61,14 @@ class ObjectTag:
 
 @dataclass(frozen=True)
 class ControlTag:
-    """A control: ``kind`` is its tag in small letters."""
+    """A control: ``kind`` is its tag in small letters, ``labels_name`` the ``Labels`` tag of a plain one."""
 
     name: str
     kind: str
     to_names: tuple[str, ...]
     labels: tuple[Label, ...]
     attributes: Mapping[str, str] = field(repr=False)
+    labels_name: str = ""
 
     def flag(self, name: str, default: bool) -> bool:
         """A true/false attribute."""
@@ -60,6 +78,41 @@ class ControlTag:
     def smart(self) -> bool:
         """TextAreas are prompts unless ``smart="false"``; region tags only with ``smart="true"``."""
         return self.flag("smart", default=self.kind == "textarea")
+
+    @property
+    def shape(self) -> str:
+        """``brush`` of both ``BrushLabels`` and ``Brush``."""
+        return self.kind.removesuffix("labels")
+
+    @property
+    def finds_all(self) -> bool:
+        """Prompts of this tag ask for everything of their kind: ``find="all"``, or ``all`` as a word in its name."""
+        find = self.attributes.get("find", "").strip().lower()
+        return find == "all" if find else bool(_FINDS_ALL.search(self.name))
+
+    @property
+    def mode(self) -> str | None:
+        """The hint ``preannotate``, one of :data:`MODES`; None without one.
+
+        :raises LabelConfigError: it is something else.
+        """
+        mode = self.attributes.get("preannotate", "").strip().lower()
+        if mode and mode not in MODES:
+            raise LabelConfigError(f"preannotate on '{self.name}' must be one of {', '.join(MODES)}.")
+        return mode or None
+
+    def pixels(self, name: str, default: float) -> float:
+        """An attribute that is a number of pixels.
+
+        :raises LabelConfigError: it is none.
+        """
+        try:
+            number = float(self.attributes.get(name, default))
+        except ValueError:
+            number = -1.0
+        if not 0 <= number <= 1000:
+            raise LabelConfigError(f"{name} on '{self.name}' must be a number of pixels from 0 to 1000.")
+        return number
 
     def label_value(self, wanted: str | None) -> str:
         """The label of this tag for a prompt that carries ``wanted``.
@@ -93,8 +146,8 @@ class LabelConfig:
         """The first object tag that can be answered, an Image before a Video."""
         return min(self.objects.values(), key=lambda tag: tag.kind != "image", default=None)
 
-    def output(self, to_name: str, prompt_name: str | None = None) -> ControlTag:
-        """The tag that answers go to: masks before outlines before boxes, never the prompt's own tag.
+    def outputs(self, to_name: str, prompt_name: str | None = None) -> list[ControlTag]:
+        """The tags that can hold answers, best first: masks before outlines before boxes, never the prompt's own tag.
 
         :raises LabelConfigError: there is none.
         """
@@ -104,7 +157,22 @@ class LabelConfig:
                 f"The labeling configuration has no tag for masks on '{to_name}': add a BrushLabels, BitmaskLabels or "
                 'PolygonLabels with smart="false".'
             )
-        return min(found, key=lambda tag: (OUTPUTS.index(tag.kind), tag.smart))
+        return sorted(found, key=lambda tag: (OUTPUTS.index(tag.kind), tag.smart))
+
+    def output(self, to_name: str, prompt_name: str | None = None, label: str | None = None) -> ControlTag:
+        """The tag that the answer to a prompt goes to: the best one that has the prompt's label, else the best one.
+
+        :raises LabelConfigError: there is none.
+        """
+        found = self.outputs(to_name, prompt_name)
+        return next((tag for tag in found if any(label == own.value for own in tag.labels)), found[0])
+
+    def labels_on(self, to_name: str) -> list[tuple[Label, ControlTag]]:
+        """Every label that an answer can have, once, each with the best tag that has it.
+
+        :raises LabelConfigError: there is no tag for masks.
+        """
+        return labels_of(self.outputs(to_name))
 
     def reply(self, to_name: str | None = None) -> ControlTag | None:
         """The read-only TextArea where the annotator reads answers; the one called ``reply`` first."""
@@ -120,6 +188,15 @@ class LabelConfig:
         """Whether what is typed into this TextArea is a prompt."""
         tag = self.controls.get(name)
         return tag is not None and tag.kind == "textarea" and tag.smart and tag != self.reply()
+
+
+def labels_of(tags: Iterable[ControlTag]) -> list[tuple[Label, ControlTag]]:
+    """Every label of these tags, once, with the first tag that has it; tags that also prompt come last."""
+    best: dict[str, tuple[Label, ControlTag]] = {}
+    for tag in sorted(tags, key=lambda tag: tag.smart):
+        for label in tag.labels:
+            best.setdefault(label.value, (label, tag))
+    return list(best.values())
 
 
 def parse_label_config(xml: str) -> LabelConfig:
@@ -138,7 +215,7 @@ def parse_label_config(xml: str) -> LabelConfig:
         parser.Parse(xml, True)
     except (expat.ExpatError, UnicodeEncodeError) as error:
         raise LabelConfigError(f"The labeling configuration is not well-formed XML: {error}.") from error
-    return LabelConfig(builder.objects, builder.controls)
+    return LabelConfig(builder.objects, builder.joined())
 
 
 def task_value(tag: ObjectTag, data: Mapping[str, Any]) -> Any:
@@ -188,11 +265,23 @@ class _Builder:
             targets = tuple(part.strip() for part in attributes.get("toName", "").split(",") if part.strip())
             self.controls[name] = ControlTag(name, kind, targets, tuple(labels), attributes)
 
+    def joined(self) -> dict[str, ControlTag]:
+        """The controls; plain ones have the labels of the first ``Labels`` tag on the same picture."""
+        shared = [tag for tag in self.controls.values() if tag.kind == "labels"]
+        joined = {}
+        for name, tag in self.controls.items():
+            labels = next((one for one in shared if set(one.to_names) & set(tag.to_names)), None)
+            if tag.kind in _PLAIN and labels is not None:
+                tag = replace(tag, labels=labels.labels, labels_name=labels.name)
+            joined[name] = tag
+        return joined
+
 
 def _label(attributes: Mapping[str, str]) -> Label:
     value = attributes.get("alias") or attributes["value"]
     names = tuple(name.strip() for name in attributes.get("predicted_values", "").split(",") if name.strip())
-    return Label(value, names or (attributes["value"],))
+    kind, selected = (attributes.get(name, "").strip().lower() for name in ("kind", "selected"))
+    return Label(value, names or (attributes["value"],), kind == "stuff", selected == "true")
 
 
 def _refuse_doctype(*_: object) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
-import uuid
 from typing import Any, ClassVar
 
-from backend.answers import Answer, Services, answer_automatic, answer_context, kind_of, words_only
-from backend.errors import EXPECTED, BackendError
+from backend.answers import Answer, Services, answer_automatic, kind_of, words_only
+from backend.errors import EXPECTED
+from backend.evidence import Work, parse_work
 from backend.label_config import LabelConfig, parse_label_config
+from backend.measuring import measured
 from backend.ml_base import model_base
+from backend.prompted import answer_context
 from backend.protocol import Context, Json, Task, parse_context, parse_task
 from x2sam.errors import CancelledError
 
@@ -58,9 +59,17 @@ class X2SAMModel(model_base()):
         config = parse_label_config(self.label_config or "<View/>")
         prompts = parse_context(context)
         parsed = [parse_task(task) for task in tasks]
-        if prompts is None:
-            return self._predictions(parsed, config)
-        return [self._entry(self._interactive(task, config, prompts)) for task in parsed]
+        try:
+            if prompts is None:
+                return self._predictions(parsed, config)
+            with self.services.warmer.person_waits():
+                works = [parse_work(task, prompts) for task in tasks]
+                pairs = zip(parsed, works, strict=True)
+                return [self._entry(self._interactive(task, config, prompts, work)) for task, work in pairs]
+        finally:
+            if len(parsed) == 1:  # somebody has this task open; several are a batch
+                warm = prompts is not None and bool(prompts.regions)
+                self.services.warmer.opened(self.project_id, parsed[0], config, encoded=warm)
 
     def fit(self, event: str, data: Json, **_params: Any) -> dict[str, str]:
         """Takes note of an event. It returns at once, since Label Studio lets the annotator wait for it."""
@@ -69,9 +78,9 @@ class X2SAMModel(model_base()):
         log.info("event %s in project %s", known, self.project_id)
         return {"event": known}
 
-    def _interactive(self, task: Task, config: LabelConfig, context: Context) -> Answer:
+    def _interactive(self, task: Task, config: LabelConfig, context: Context, work: Work) -> Answer:
         try:
-            return self._measured(task, config, context) or Answer()
+            return self._measured(task, config, context, work) or Answer()
         except CancelledError:
             return Answer()  # a newer prompt took its place; the editor shows that one's answer only
         except EXPECTED as error:
@@ -89,6 +98,9 @@ class X2SAMModel(model_base()):
             if entries and begun - start + longest > self.services.settings.batch_seconds:
                 log.warning("batch stopped after %d of %d tasks: out of time", len(entries), len(tasks))
                 break
+            if self.services.admission.stopping:
+                log.warning("batch stopped after %d of %d tasks: the server stops", len(entries), len(tasks))
+                break
             try:
                 entries.append(self._entry(self._measured(task, config, None)))
             except EXPECTED as error:
@@ -99,26 +111,16 @@ class X2SAMModel(model_base()):
             raise failures[0]
         return entries + [self._entry(None)] * (len(tasks) - len(entries))
 
-    def _measured(self, task: Task, config: LabelConfig, context: Context | None) -> Answer | None:
-        """The answer, with a log line and numbers; what nobody expected becomes an error that can be shown."""
-        kind, metrics, start = kind_of(context), self.services.metrics, time.perf_counter()
-        try:
-            with metrics.timed(kind):
-                if context is None:
-                    answer = answer_automatic(self.services, task, config)
-                else:
-                    answer = answer_context(self.services, task, config, context)
-        except EXPECTED as error:
-            metrics.errors.labels(type(error).__name__).inc()
-            log.warning("task %s, %s: %s", _loggable(task.id), kind, type(error).__name__)
-            raise
-        except Exception as error:
-            metrics.errors.labels("unexpected").inc()
-            raise _reported(error) from error
-        masks = answer.masks if answer else 0
-        metrics.masks.labels(kind).inc(masks)
-        milliseconds = 1e3 * (time.perf_counter() - start)
-        log.info("task %s, %s: %d masks in %.0f ms", _loggable(task.id), kind, masks, milliseconds)
+    def _measured(
+        self, task: Task, config: LabelConfig, context: Context | None, work: Work | None = None
+    ) -> Answer | None:
+        """The answer, measured; what nobody expected becomes an error that can be shown."""
+        with measured(self.services.metrics, task.id, kind_of(context)) as outcome:
+            if context is None:
+                answer = answer_automatic(self.services, task, config)
+            else:
+                answer = answer_context(self.services, task, config, context, work or Work())
+            outcome.masks = answer.masks if answer else 0
         return answer
 
     def _entry(self, answer: Answer | None) -> dict[str, Any]:
@@ -128,15 +130,3 @@ class X2SAMModel(model_base()):
             if answer.score is not None:
                 entry["score"] = answer.score
         return entry
-
-
-def _reported(error: Exception) -> BackendError:
-    """Logs where an error came from, not its text: that may quote a task."""
-    reference = uuid.uuid4().hex[:8]
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error("unexpected %s, reference %s\n%s", type(error).__name__, reference, frames)
-    return BackendError(f"Something went wrong in the ML backend; its log says more (reference {reference}).")
-
-
-def _loggable(task_id: str) -> str:
-    return task_id if task_id.isdigit() else "?"

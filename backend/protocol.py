@@ -7,7 +7,7 @@ keys and result items of kinds that are no prompt are ignored, since Label Studi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.errors import BadRequestError
@@ -87,6 +87,7 @@ class TypedText:
     to_name: str
     page: int | None
     text: str
+    label: None = None  # the editor never tells which label is selected while somebody types
 
 
 @dataclass(frozen=True)
@@ -145,17 +146,31 @@ def parse_context(raw: Any) -> Context | None:
     if raw is None:
         return None
     items = raw.get("result") if isinstance(raw, dict) else None
-    if not isinstance(items, list):
-        return Context()
+    return read_prompts(items) if isinstance(items, list) else Context()
+
+
+def read_prompts(items: Iterable[Any], strict: bool = True) -> Context:
+    """The points, boxes and texts among result items. What is damaged is left out unless ``strict``.
+
+    :raises BadRequestError: an item is damaged, and ``strict``.
+    """
     regions: list[DrawnRegion] = []
     texts: list[TypedText] = []
+    shared: dict[str, str] = {}
     for item in items:
-        item = _object(item, "An entry of the context")
-        value = _object(_given(item, "value"), "The 'value' of a context entry")
-        if item.get("type") == "textarea":
-            texts += _typed_text(item, value)
-        elif item.get("type") in _REGION_TYPES and not _COPIED_MASK & value.keys():
-            regions.append(_drawn_region(item, value, **_REGION_TYPES[item["type"]]))
+        try:
+            item = _object(item, "An entry of the context")
+            value = _object(_given(item, "value"), "The 'value' of a context entry")
+            if item.get("type") == "textarea":
+                texts += _typed_text(item, value)
+            elif item.get("type") == "labels":  # a region of plain tags comes twice, once with its label
+                shared[_name(item.get("id"))] = _first_label(value.get("labels"))
+            elif item.get("type") in _REGION_TYPES and not COPIED_MASK & value.keys():
+                regions.append(_drawn_region(item, value, **_REGION_TYPES[item["type"]]))
+        except BadRequestError:
+            if strict:
+                raise
+    regions = [replace(r, label=shared.get(r.id)) if r.label is None else r for r in regions]
     return Context(tuple(regions), tuple(texts))
 
 
@@ -166,7 +181,7 @@ _REGION_TYPES: dict[str, dict[str, bool]] = {
     "rectangle": {"box": True},
 }
 # Accepting a suggestion while a prompt label is selected leaves a result of the prompt's type that holds the mask.
-_COPIED_MASK = {"rle", "imageDataURL", "points"}
+COPIED_MASK = frozenset({"rle", "imageDataURL", "points"})
 
 
 def _drawn_region(item: Json, value: Json, box: bool) -> DrawnRegion:
@@ -180,8 +195,8 @@ def _drawn_region(item: Json, value: Json, box: bool) -> DrawnRegion:
         raise BadRequestError("'is_positive' must be true or false.")
     return DrawnRegion(
         **_place(item),
-        label=_name(label[0]) if isinstance(label, list) and label else None,
-        size=_picture_size(item),
+        label=_first_label(label),
+        size=picture_size(item),
         image_rotation=_number(item, "image_rotation", 0.0),
         **geometry,
         positive=positive,
@@ -213,7 +228,15 @@ def _place(item: Json) -> dict[str, Any]:
     }
 
 
-def _picture_size(item: Json) -> tuple[int, int] | None:
+def _first_label(labels: Any) -> str | None:
+    return _name(labels[0]) if isinstance(labels, list) and labels else None
+
+
+def picture_size(item: Json) -> tuple[int, int] | None:
+    """``(H, W)`` of the picture that a result item belongs to, if it says so.
+
+    :raises BadRequestError: these are no numbers of pixels.
+    """
     sides = item.get("original_height"), item.get("original_width")
     if sides == (None, None):
         return None
@@ -225,12 +248,13 @@ def _picture_size(item: Json) -> tuple[int, int] | None:
 
 def _region_ids(raw: Json) -> Iterator[str]:
     for key in ("drafts", "annotations"):
-        for entry in _objects(raw.get(key)):
-            for region in _objects(entry.get("result")):
+        for entry in objects_in(raw.get(key)):
+            for region in objects_in(entry.get("result")):
                 yield _name(region.get("id"))
 
 
-def _objects(value: Any) -> Iterable[Json]:
+def objects_in(value: Any) -> Iterable[Json]:
+    """The JSON objects of a list; nothing when it is none."""
     return (entry for entry in value if isinstance(entry, dict)) if isinstance(value, list) else ()
 
 

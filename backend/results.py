@@ -42,28 +42,37 @@ class Place:
     page: int | None = None
 
 
-def region_items(control: ControlTag, place: Place, mask: Mask) -> list[Item]:
-    """The result items of one mask; none for an empty mask, several where a polygon needs several outlines."""
+def region_items(control: ControlTag, place: Place, mask: Mask, tolerance: float = 0.5) -> list[Item]:
+    """The result items of one mask; none for an empty mask, several where a polygon needs several outlines.
+
+    ``tolerance`` is by how many pixels an outline may leave the mask, unless the tag's own ``tolerance`` says it. A
+    plain tag's item is followed by one of its ``Labels`` tag, with the same id.
+    """
     if not mask.mask.any():
         return []
-    pixels = resize_mask(mask.mask, place.size)
-    values = _ENCODERS[control.kind](pixels)
+    values = _ENCODERS[control.shape](resize_mask(mask.mask, place.size), control.pixels("tolerance", tolerance))
     height, width = place.size
     items = []
     for part, value in enumerate(values):
         object_id = place.object_id if part == 0 else f"{place.object_id}.{part + 1}"
         item = {
             "id": f"{object_id}-{place.page or 0:04d}",
-            "from_name": control.name,
             "to_name": place.to_name,
-            "type": control.kind,
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
-            "value": {**value, control.kind: [place.label]},
         }
-        items.append(_with_page(_with_score(item, mask.score), place.page))
+        item = _with_page(_with_score(item, mask.score), place.page)
+        for tag, kind, labelled in _results_of(control):
+            label = {kind: [place.label]} if labelled else {}
+            items.append({**item, "from_name": tag, "type": kind, "value": {**value, **label}})
     return items
+
+
+def _results_of(control: ControlTag) -> list[tuple[str, str, bool]]:
+    """The tag, type and whether it has the label of each result of a region."""
+    plain = control.kind == control.shape
+    return [(control.name, control.kind, not plain)] + ([(control.labels_name, "labels", True)] if plain else [])
 
 
 def text_item(control: ControlTag, to_name: str, sentence: str, page: int | None = None) -> Item:
@@ -98,11 +107,11 @@ def _finite(score: float) -> float | None:
     return round(min(max(float(score), 0.0), 1.0), 4) if math.isfinite(score) else None
 
 
-def _brush(mask: np.ndarray) -> list[Item]:
+def _brush(mask: np.ndarray, _tolerance: float) -> list[Item]:
     return [{"format": "rle", "rle": encode_mask(mask)}]
 
 
-def _bitmask(mask: np.ndarray) -> list[Item]:
+def _bitmask(mask: np.ndarray, _tolerance: float) -> list[Item]:
     # One bit per pixel, black and either clear or opaque: alpha is the mask, and the browser recolours it.
     picture = Image.fromarray(mask.astype(np.uint8), "P")
     picture.putpalette(bytes(6))
@@ -111,18 +120,19 @@ def _bitmask(mask: np.ndarray) -> list[Item]:
     return [{"imageDataURL": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}]
 
 
-def _polygon(mask: np.ndarray) -> list[Item]:
-    return [{"points": points_to_percent(points, mask.shape), "closed": True} for points in mask_to_polygons(mask)]
+def _polygon(mask: np.ndarray, tolerance: float) -> list[Item]:
+    outlines = mask_to_polygons(mask, tolerance)
+    return [{"points": points_to_percent(points, mask.shape), "closed": True} for points in outlines]
 
 
-def _rectangle(mask: np.ndarray) -> list[Item]:
+def _rectangle(mask: np.ndarray, _tolerance: float) -> list[Item]:
     box = mask_to_box(mask)
     return [] if box is None else [{**box_to_percent(box, mask.shape), "rotation": 0}]
 
 
-_ENCODERS: dict[str, Callable[[np.ndarray], list[Item]]] = {
-    "brushlabels": _brush,
-    "bitmasklabels": _bitmask,
-    "polygonlabels": _polygon,
-    "rectanglelabels": _rectangle,
+_ENCODERS: dict[str, Callable[[np.ndarray, float], list[Item]]] = {
+    "brush": _brush,
+    "bitmask": _bitmask,
+    "polygon": _polygon,
+    "rectangle": _rectangle,
 }

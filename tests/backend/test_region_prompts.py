@@ -5,9 +5,7 @@ from dataclasses import replace
 import pytest
 
 from backend import prompts
-from backend.errors import LabelConfigError
-from backend.label_config import parse_label_config
-from backend.protocol import DrawnRegion, Task, TypedText, parse_context
+from backend.protocol import DrawnRegion, Task, parse_context
 from x2sam.errors import PromptError
 from x2sam.structures import Point
 
@@ -109,73 +107,6 @@ def test_prompts_that_cannot_be_answered(regions, text):
 def test_a_page_with_negative_clicks_only_is_left_out():
     asks = prompts.region_asks(TASK, [click("a", page=0), click("b", page=1, positive=False)], size_of)
     assert [ask.page for ask in asks] == [0]
-
-
-@pytest.fixture
-def per_page(captured):
-    body = captured("predict_interactive_text_per_item")
-    return parse_label_config(body["label_config"]), parse_context(body["params"]["context"]).texts
-
-
-def test_texts_of_pages_without_the_models_own(per_page):
-    config, texts = per_page
-    asks = prompts.text_asks(TASK, texts, config)
-    assert [(ask.page, ask.prompt.text) for ask in asks] == [(3, "the cup"), (1, "second page text")]
-    assert len({ask.object_id for ask in asks}) == 2
-
-
-def test_pages_answered_before_are_left_alone(per_page):
-    config, texts = per_page
-    cup = prompts.text_asks(TASK, texts, config)[0]
-    answered = replace(TASK, region_ids=frozenset({f"{cup.object_id}-0003"}))
-    assert [ask.page for ask in prompts.text_asks(answered, texts, config)] == [1]
-    changed = [replace(texts[0], text="the mug"), *texts[1:]]
-    assert [ask.page for ask in prompts.text_asks(answered, changed, config)] == [3, 1]
-    assert [ask.page for ask in prompts.text_asks(answered, texts[:1], config)] == [3]
-
-
-def test_only_the_prompt_field_is_read(captured):
-    body = captured("predict_interactive_text_with_reply")
-    config, context = parse_label_config(body["label_config"]), parse_context(body["params"]["context"])
-    (ask,) = prompts.text_asks(TASK, context.texts, config)
-    assert ask.prompt.text == "the cup two"
-
-
-def test_a_very_long_text(captured):
-    config = parse_label_config(captured("predict_interactive_text")["label_config"])
-    with pytest.raises(PromptError, match="shorten"):
-        prompts.text_asks(TASK, [TypedText("a", "prompt", "image", None, "a" * 2001)], config)
-
-
-CONTROL = parse_label_config("""<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">
-  <Label value="Object"/><Label value="Car" predicted_values="car,van"/><Label value="Race car"/>
-  </BrushLabels></View>""")
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        ("the thing on the left", "Object"),
-        ("a red CAR", "Car"),
-        ("the van", "Car"),
-        ("every race car", "Race car"),
-        ("a carpet", "Object"),
-    ],
-)
-def test_the_label_that_a_text_names(text, label):
-    assert prompts.label_in_text(CONTROL.controls["m"], text) == label
-
-
-def test_no_labels_to_choose_from():
-    control = replace(CONTROL.controls["m"], labels=())
-    with pytest.raises(LabelConfigError):
-        prompts.label_in_text(control, "a car")
-
-
-def test_categories_lead_back_to_labels():
-    ask, labels = prompts.category_ask(TASK, CONTROL.controls["m"], "i")
-    assert ask.prompt.categories == ("Object", "car", "van", "Race car")
-    assert labels == ["Object", "Car", "Car", "Race car"]
 
 
 def test_names_are_made_of_harmless_letters():

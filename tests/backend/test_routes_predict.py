@@ -154,7 +154,9 @@ def test_a_text_that_fits_nothing(ask, captured):
     body["params"]["context"]["result"][0]["value"]["text"] = ["nothing of the kind"]
     (entry,) = ask(body)
     assert regions(entry) == []
-    assert sentences(entry) == ["Found nothing for “nothing of the kind”."]
+    assert sentences(entry) == [
+        "Found nothing for “nothing of the kind”. Try other words, one thing at a time, or click on it."
+    ]
     assert "score" not in entry
 
 
@@ -179,9 +181,11 @@ def test_urgency(ask, captured, engine):
     ask(captured("predict_interactive_keypoint_positive"))
     ask(captured("predict_interactive_text"))
     ask(captured("predict_task_open"))
-    (click, turn), *others = engine.urgency
-    assert click is None and isinstance(turn, Turn)
-    assert others == [(None, None), (Priority.BATCH, None)]
+    *prompted, batch = engine.urgency
+    assert [priority for priority, _ in prompted] == [None, None]
+    assert all(isinstance(turn, Turn) for _, turn in prompted)
+    assert prompted[0][1].key != prompted[1][1].key
+    assert batch == (Priority.BATCH, None)
 
 
 def test_texts_on_pages(ask, captured, engine):

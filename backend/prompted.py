@@ -1,0 +1,203 @@
+"""The answer to the prompts of a person who is waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from backend import replies
+from backend.answers import Answer, Services, frames_of, object_tag, only_words, reply_items, segment
+from backend.evidence import Work
+from backend.frames import TaskFrames
+from backend.history import History
+from backend.label_config import ControlTag, Label, LabelConfig, ObjectTag
+from backend.prompts import Ask, all_asks, region_asks
+from backend.protocol import Context, DrawnRegion, Task, TypedText
+from backend.results import Item, Place, region_items, task_score
+from backend.standing import overlap
+from backend.words import category_names, label_for, needs_label, text_asks
+from x2sam.inference.scheduler import Turn
+from x2sam.stages import stage
+from x2sam.structures import Mask
+
+SAME = 0.7
+"""Masks that overlap more than this show the same thing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A mask with its name, its label and the tag that it goes to."""
+
+    object_id: str
+    label: str
+    control: ControlTag
+    mask: Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What came of one question: ``sentence`` tells it, ``others`` are masks that are only shown again."""
+
+    ask: Ask
+    sentence: str
+    found: Sequence[Found] = ()
+    others: Sequence[Found] = ()
+
+
+def answer_context(services: Services, task: Task, config: LabelConfig, context: Context, work: Work) -> Answer:
+    """The answer to clicks, boxes or text; ``work`` is what the person has on the screen."""
+    texts = tuple(text for text in context.texts if config.is_text_prompt(text.from_name))
+    prompts = context.regions or texts
+    if not prompts:
+        return Answer()
+    turn = services.turns.take(task.id, prompts, work.person)
+    tag = object_tag(config, prompts[-1].to_name)
+    if tag.kind == "video":
+        return only_words(config, tag, replies.VIDEO_TAG)
+    frames, paged = frames_of(services, tag, task)
+    history = History(task.id, work, services.remembered, frames.size_of)
+    request = _Request(services, task, config, tag, frames, paged, history, turn)
+    given = request.regions(context.regions) if context.regions else request.texts(texts)
+    if not given:
+        return only_words(config, tag, replies.ANSWERED_BEFORE, prompts[-1].page)
+    if _teaches(services, task, context.regions, work):
+        given = [replace(reply, sentence=f"{reply.sentence} {replies.ALT_CLICK}") for reply in given]
+    return request.answer(given)
+
+
+def _teaches(services: Services, task: Task, regions: Sequence[DrawnRegion], work: Work) -> bool:
+    """Whether it is time to tell about Alt + click: after the first click on a task, once."""
+    first = len(regions) == 1 and not regions[0].box and regions[0].positive
+    return first and not work.regions and services.remembered.first_time(("alt", task.id, work.person))
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """One request about the pictures of a task."""
+
+    services: Services
+    task: Task
+    config: LabelConfig
+    tag: ObjectTag
+    frames: TaskFrames
+    paged: bool
+    history: History
+    turn: Turn | None
+
+    def regions(self, regions: Sequence[DrawnRegion]) -> list[Reply]:
+        """The replies to clicks or boxes. Tags that find one object and tags that find all may share a context: the
+        one that was used last is meant."""
+        used = self._finds_all(regions[-1])
+        regions = [r for r in regions if r.to_name == self.tag.name and self._finds_all(r) == used]
+        if used:
+            asks = all_asks(self.task, regions, self.frames.size_of)
+        else:
+            asks = region_asks(self.task, regions, self.frames.size_of, self.history)
+        asks = self._on_pages(asks)
+        given = []
+        for ask, (_, masks) in zip(asks, self._segment(asks), strict=True):
+            control = self.config.output(self.tag.name, ask.from_name, ask.label)
+            label = control.label_value(ask.label)
+            if used:
+                given.append(self._all_reply(ask, label, control, masks))
+                continue
+            found = _numbered(ask, [(label, control, mask) for mask in masks])
+            given.append(Reply(ask, replies.about_region(label, masks), found, self._siblings(ask)))
+        return given
+
+    def texts(self, texts: Sequence[TypedText]) -> list[Reply]:
+        """The replies to texts; a text whose label nobody knows is not asked."""
+        pairs = self.config.labels_on(self.tag.name)
+        labels, controls = [label for label, _ in pairs], {label.value: control for label, control in pairs}
+        asks = self._on_pages(text_asks(self.task, texts, self.config, labels, self.history))
+        unclear = [ask for ask in asks if needs_label(ask) and not (ask.label or label_for(labels, ask.typed))]
+        asked = [ask for ask in asks if ask not in unclear]
+        given = [Reply(ask, replies.which_label([label.value for label in labels], ask.typed)) for ask in unclear]
+        for ask, (words, masks) in zip(asked, self._segment(asked), strict=True):
+            if ask.prompt.task == "vgdseg":
+                control = controls.get(ask.label or "") or self.config.output(self.tag.name, None, ask.label)
+                given.append(self._all_reply(ask, control.label_value(ask.label), control, masks))
+            elif words is not None:
+                given.append(Reply(ask, words))
+            else:
+                given.append(self._text_reply(ask, labels, controls, masks))
+        return given
+
+    def answer(self, given: Sequence[Reply]) -> Answer:
+        """The result items, and a note of every mask for the next click."""
+        items: list[Item] = []
+        for reply in given:
+            for found in reply.found:
+                self.history.remember(reply.ask, found.object_id, found.label, found.mask)
+            for found in (*reply.found, *reply.others):
+                items += self._items(reply.ask, found)
+        masks = [found.mask for reply in given for found in reply.found]
+        told = reply_items(self.config, self.tag, [(reply.ask.page, reply.sentence) for reply in given])
+        return Answer(items + told, task_score(masks), len(masks))
+
+    def _finds_all(self, region: DrawnRegion) -> bool:
+        control = self.config.controls.get(region.from_name)
+        return control is not None and control.finds_all
+
+    def _on_pages(self, asks: list[Ask]) -> list[Ask]:
+        return [replace(ask, page=ask.frame) for ask in asks] if self.paged else asks
+
+    def _segment(self, asks: Sequence[Ask]) -> list[tuple[str | None, list[Mask]]]:
+        return segment(self.services, self.frames, asks, turn=self.turn) if asks else []
+
+    def _text_reply(
+        self, ask: Ask, labels: Sequence[Label], controls: dict[str, ControlTag], masks: Sequence[Mask]
+    ) -> Reply:
+        names = category_names(ask.prompt)
+        if names:
+            masks = [replace(mask, phrase=mask.phrase or names[mask.category]) for mask in masks]
+        kept, strange = [], []
+        for mask in masks:
+            texts = (mask.phrase,) if names else (mask.phrase, ask.typed)
+            label = ask.label or getattr(label_for(labels, *texts), "value", None)
+            if label is None:
+                strange.append(mask)
+            else:
+                kept.append((label, controls[label], mask))
+        sentence = replies.about_text(ask.typed or "", [mask for *_, mask in kept] if kept or not strange else [])
+        if strange:
+            without = replies.no_label_for([mask.phrase or "" for mask in strange], [label.value for label in labels])
+            sentence = f"{sentence} {without}" if kept else without
+        return Reply(ask, sentence, _numbered(ask, kept))
+
+    def _all_reply(self, ask: Ask, label: str, control: ControlTag, masks: Sequence[Mask]) -> Reply:
+        """Every instance once, without those that a negative click says no to and those that are marked already."""
+        new: list[Mask] = []
+        for mask in sorted(masks, key=lambda mask: -mask.score):
+            refused = any(_at(mask, point.x, point.y) for point in ask.unlike)
+            if not refused and not any(overlap(mask.mask, other.mask) > SAME for other in new):
+                new.append(mask)
+        marked = self.history.standing_masks(label, ask.frame)
+        fresh = [mask for mask in new if not any(overlap(mask.mask, known) > SAME for known in marked)]
+        sentence = replies.about_all(label, fresh, len(new) - len(fresh))
+        return Reply(ask, sentence, _numbered(ask, [(label, control, mask) for mask in fresh]))
+
+    def _siblings(self, ask: Ask) -> list[Found]:
+        found = []
+        for name, step in self.history.siblings(ask):
+            control = self.config.output(self.tag.name, ask.from_name, step.label)
+            found.append(Found(name, step.label, control, Mask(step.mask.unpack(), step.score)))
+        return found
+
+    def _items(self, ask: Ask, found: Found) -> list[Item]:
+        place = Place(found.object_id, self.tag.name, found.label, self._shown(ask), ask.page)
+        with stage("shape"):
+            return region_items(found.control, place, found.mask, self.services.settings.polygon_tolerance)
+
+    def _shown(self, ask: Ask) -> tuple[int, int]:
+        return self.frames.shown_size_of(ask.frame, ask.shown)
+
+
+def _numbered(ask: Ask, answers: Sequence[tuple[str, ControlTag, Mask]]) -> list[Found]:
+    names = [ask.object_id, *(f"{ask.object_id}n{number + 2}" for number in range(len(answers) - 1))]
+    return [Found(name, *answer) for name, answer in zip(names, answers, strict=bool(answers))]
+
+
+def _at(mask: Mask, x: float, y: float) -> bool:
+    height, width = mask.mask.shape
+    return bool(mask.mask[min(int(y), height - 1), min(int(x), width - 1)])

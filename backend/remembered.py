@@ -1,0 +1,164 @@
+"""What was answered before: the prompts and the mask of each object that we named, so that later clicks correct it.
+
+Nothing here is found by task and label alone, which two annotators share: one gets at it by the id of an object or of
+a prompt, both of which come with the request of the person who has them on the screen. Everything is bounded by number
+and by bytes; the oldest goes first. After a restart it is empty, and drafts stand in (:mod:`backend.history`).
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from backend.geometry import Box, Size, mask_to_box
+from x2sam.structures import Point
+
+STEPS = 12
+_OVERHEAD = 512  # bytes of a step or an entry besides its masks, roughly
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A bool mask (H, W) in few bytes, with the box around it; the box is None for an empty mask."""
+
+    size: Size
+    box: Box | None
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> PackedMask:
+        height, width = mask.shape
+        return cls((height, width), mask_to_box(mask), zlib.compress(np.packbits(mask).tobytes(), 1))
+
+    def unpack(self) -> np.ndarray:
+        height, width = self.size
+        bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
+        return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One answer about one object on one page, and all that led to it, in pixels of the page.
+
+    ``clicks`` are the clicks with the ids that the browser gave them, in order; the first ``kept`` of them are no
+    longer on the screen, since accepting took them away. ``previous`` is what the clicks corrected; ``saved`` tells
+    when the draft that came with the request had been saved.
+    """
+
+    label: str
+    page: int
+    mask: PackedMask
+    score: float
+    clicks: tuple[tuple[str, Point], ...] = ()
+    boxes: tuple[Box, ...] = ()
+    masks: tuple[PackedMask, ...] = ()
+    previous: PackedMask | None = None
+    kept: int = 0
+    saved: str | None = None
+
+    @property
+    def worded(self) -> bool:
+        """Whether nothing was drawn to get this answer."""
+        return not (self.clicks or self.boxes or self.masks or self.previous)
+
+    @property
+    def nbytes(self) -> int:
+        packed = (self.mask, *self.masks, *([self.previous] if self.previous else []))
+        return _OVERHEAD + sum(len(mask.data) for mask in packed)
+
+
+@dataclass
+class _Entry:
+    steps: list[Step] = field(default_factory=list)
+    prompts: set[tuple] = field(default_factory=set)
+
+    @property
+    def nbytes(self) -> int:
+        return _OVERHEAD * (1 + len(self.prompts)) + sum(step.nbytes for step in self.steps)
+
+
+class Remembered:
+    """Steps by object, objects by prompt. Threads may share one."""
+
+    def __init__(self, max_objects: int = 4096, max_bytes: int = 64 * 2**20):
+        self._max_objects, self._max_bytes = max_objects, max_bytes
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._by_prompt: dict[tuple, str] = {}
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._decoded: OrderedDict[bytes, PackedMask] = OrderedDict()
+        self._bytes = self._decoded_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def total_bytes(self) -> int:
+        return self._bytes + self._decoded_bytes
+
+    def add(self, task_id: str, object_id: str, prompt_ids: Iterable[str], step: Step) -> None:
+        """Takes note of an answer to the prompts with these ids."""
+        with self._lock:
+            entry = self._entries.setdefault(object_id, _Entry())
+            self._entries.move_to_end(object_id)
+            self._bytes -= entry.nbytes if entry.steps else 0
+            entry.steps = [*entry.steps[-STEPS + 1 :], step]
+            for key in ((task_id, step.label, prompt_id) for prompt_id in prompt_ids):
+                entry.prompts.add(key)
+                self._by_prompt[key] = object_id
+            self._bytes += entry.nbytes
+            while len(self._entries) > self._max_objects or (self._bytes > self._max_bytes and len(self._entries) > 1):
+                self._forget(self._entries.popitem(last=False)[1])
+
+    def steps(self, object_id: str, page: int) -> tuple[Step, ...]:
+        """The answers about an object on a page, oldest first."""
+        with self._lock:
+            entry = self._entries.get(object_id)
+            return tuple(step for step in entry.steps if step.page == page) if entry else ()
+
+    def object_of(self, task_id: str, label: str, prompt_ids: Iterable[str]) -> str | None:
+        """The object that one of these prompts was about."""
+        with self._lock:
+            found = (self._by_prompt.get((task_id, label, prompt_id)) for prompt_id in prompt_ids)
+            return next((object_id for object_id in found if object_id), None)
+
+    def family(self, object_id: str) -> list[str]:
+        """The objects of the same answer, which are called ``obj``, ``objn2``, ``objn3`` ..., itself included."""
+        root = object_id.split("n", 1)[0]
+        with self._lock:
+            return [name for name in self._entries if name == root or name.startswith(f"{root}n")]
+
+    def first_time(self, key: Hashable) -> bool:
+        """True when this is asked with ``key`` for the first time."""
+        with self._lock:
+            known = key in self._seen
+            self._seen[key] = None
+            self._seen.move_to_end(key)
+            if len(self._seen) > self._max_objects:
+                self._seen.popitem(last=False)
+            return not known
+
+    def decoded(self, digest: bytes, decode: Callable[[], np.ndarray]) -> PackedMask:
+        """The mask with this digest, decoded once: drafts come again with every click."""
+        with self._lock:
+            if digest in self._decoded:
+                self._decoded.move_to_end(digest)
+                return self._decoded[digest]
+        packed = PackedMask.of(decode())
+        with self._lock:
+            if digest not in self._decoded:
+                self._decoded[digest] = packed
+                self._decoded_bytes += _OVERHEAD + len(packed.data)
+            while self._decoded_bytes > self._max_bytes // 4 and len(self._decoded) > 1:
+                self._decoded_bytes -= _OVERHEAD + len(self._decoded.popitem(last=False)[1].data)
+        return packed
+
+    def _forget(self, entry: _Entry) -> None:
+        self._bytes -= entry.nbytes
+        for key in entry.prompts:
+            self._by_prompt.pop(key, None)
