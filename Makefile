@@ -1,4 +1,4 @@
-# make setup | demo | test | check | bench | clean
+# make setup | demo | test | guide | check | bench | clean
 #
 # Every target makes the environments that it needs first. Another interpreter: make PYTHON=/path/to/python3.12
 
@@ -9,24 +9,28 @@ PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
 endif
 RUN := .venv/bin/python
 
-.PHONY: help setup demo test check bench clean distclean
+.PHONY: help setup demo test guide check bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup   install everything: .venv for us, .venv-ls for Label Studio"
 	@echo "make demo    Label Studio with sample pictures and the ML backend; Ctrl-C stops it"
-	@echo "make test    all tests, with a real Label Studio"
+	@echo "make test    all tests, with a real Label Studio in a real browser"
+	@echo "make guide   the pictures of the annotator's guide, taken anew"
 	@echo "make check   ruff"
 	@echo "make bench   times of nano on this machine"
 	@echo "make clean   remove caches and var/; make distclean: the environments too"
 
-setup: .venv/installed .venv-ls/installed
+setup: .venv/installed .venv-ls/installed .venv/chromium
 
 demo: .venv/installed .venv-ls/installed
 	$(RUN) scripts/demo.py $(if $(DEMO_ONCE),--once)
 
-test: .venv/installed .venv-ls/installed
+test: .venv/installed .venv-ls/installed .venv/chromium
 	$(RUN) -m pytest
+
+guide: .venv/installed .venv-ls/installed .venv/chromium
+	X2SAM_GUIDE=1 $(RUN) -m pytest tests/browser/test_guide.py
 
 check: .venv/installed
 	$(RUN) -m ruff check .
@@ -40,6 +44,10 @@ bench: .venv/installed
 
 .venv-ls/installed: requirements-label-studio.txt
 	$(call install,.venv-ls,requirements-label-studio.txt)
+
+# Without a browser its tests are skipped, with what to type; on a machine of continuous integration (CI=true) they fail.
+.venv/chromium: .venv/installed scripts/chromium.py
+	@if $(RUN) scripts/chromium.py; then touch $@; fi
 
 # $(call install,environment,requirements): make or bring up to date; the stamp is written when all went well
 define install
