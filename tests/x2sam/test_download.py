@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -250,6 +251,25 @@ def test_a_model_that_changed_on_disk_is_noticed(hub):
     assert "is not the file that was written" in told(download("--check"))
     path.unlink()
     assert "can't be read" in told(download("--check"))
+
+
+def test_bars_tell_steps_and_bytes_on_a_terminal_only(monkeypatch):
+    from rich.console import Console
+
+    from x2sam.commands import models
+
+    def drawn(terminal: bool) -> str:
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=terminal, width=100, color_system=None)
+        monkeypatch.setattr(models, "Console", lambda stderr: console)
+        with models.transfer_bars(3) as (step, transfer):
+            step("fetching")
+            transfer(1_500_000, 9_000_000_000)
+            time.sleep(0.3)  # drawn ten times a second
+        return screen.getvalue()
+
+    assert "fetching" in (told := drawn(True)) and "1.5 MB of 9.0 GB" in told
+    assert not drawn(False)
 
 
 def test_an_unclear_choice_is_left_to_the_person():
