@@ -20,6 +20,7 @@ from backend.metrics import Metrics
 from backend.model import X2SAMModel
 from backend.next_tasks import NextTasks
 from backend.readiness import DiskCheck
+from backend.remembered import Remembered
 from backend.routes import blueprint, register_errors
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
@@ -45,6 +46,7 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
         metrics=metrics,
         warmer=Warmer(settings, engines, NextTasks(fetcher.ask_label_studio), frames_of, metrics),
         admission=Admission(settings.threads - settings.threads // 4, settings.max_request_bytes),
+        remembered=Remembered(max_bytes=settings.remembered_bytes),
     )
     watch = services.metrics.watch
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")
@@ -52,6 +54,7 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     watch("x2sam_media_cache_bytes", "Size of the file cache", lambda: cache.total_bytes)
     watch("x2sam_frames_bytes", "Size of the pages of videos kept on disk", lambda: services.fetcher.videos.total_bytes)
     watch("x2sam_decoded_bytes", "Size of the decoded pictures kept", lambda: services.decoded.total_bytes)
+    watch("x2sam_remembered_bytes", "Size of prompts and masks kept", lambda: services.remembered.total_bytes)
     _watch_features(services)
     metrics.watch_engine(lambda: engines.ready_engine.vitals if engines.ready_engine else None)
     watch("x2sam_requests_running", "Requests for predictions that are worked on", lambda: services.admission.running)
