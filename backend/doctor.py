@@ -150,7 +150,7 @@ def _looked(check: Check, visit: Visit) -> Finding:
 
 def _without_secrets(finding: Finding, visit: Visit) -> Finding:
     """Servers quote what they were sent; tokens and passwords leave this program in no way."""
-    secrets = [*visit.label_studio.secrets(), visit.settings.basic_auth_pass]
+    secrets = [*visit.label_studio.secrets(), visit.settings.basic_auth_pass, visit.settings.webhook_secret]
     text, mend = finding.text, finding.mend
     for secret in filter(None, secrets):
         text, mend = text.replace(secret, "***"), mend.replace(secret, "***")

@@ -113,7 +113,9 @@ def loaded(settings: Settings, wanted: bool) -> Iterator[Asker | None]:
     from backend.wsgi import load_engine
 
     with tempfile.TemporaryDirectory(prefix="x2sam-doctor-") as folder:
-        app = create_app(replace(settings, media_cache_dir=folder), lambda: load_engine(settings))
+        # beside a backend that runs: nothing of its caches on disk, and no work that nobody waits for
+        alone = replace(settings, media_cache_dir=folder, features_dir="", features_disk_bytes=0, warm_tasks=0)
+        app = create_app(alone, lambda: load_engine(alone))
         auth = (settings.basic_auth_user, settings.basic_auth_pass) if settings.basic_auth_user else None
 
         def ask(body: dict[str, Any]) -> tuple[int, bytes]:

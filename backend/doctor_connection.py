@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from backend.auth import SECRET_HEADER
 from backend.doctor import Finding, Mark, NotNow, Problem, Visit
 from backend.doctor_client import NoAnswer, shown
 
-_USUAL = "http://127.0.0.1:9090"
 _ROW_SECONDS = 120.0  # Label Studio asks every attached backend, each up to some seconds, before it answers
 _NOT_A_NUMBER = "doctor"
 
@@ -38,7 +38,7 @@ def check_address(visit: Visit) -> str:
     It is asked to attach one with a timeout that is no number: that it notices after the address, and attaches nothing.
     """
     rows_of(visit)
-    url = _address(visit.row) if visit.row else visit.backend_url or _USUAL
+    url = _address(visit.row) if visit.row else visit.backend_url or visit.settings.public_url
     body = {"project": visit.project_id, "url": url, "timeout": _NOT_A_NUMBER}
     reply = visit.call("/api/ml", "POST", body)
     detail = str(reply.entry("detail"))
@@ -192,9 +192,13 @@ def check_webhook(visit: Visit) -> Finding | str:
         )
     if not any(hook.get("is_active") for hook in hooks):
         raise Problem("its webhook is switched off", "Switch it on in Settings > Webhooks.")
-    if visit.settings.basic_auth_user and not any(hook.get("headers") for hook in hooks):
-        text = "events are sent without credentials, which this backend asks for"
-        return Finding(Mark.NOTE, text, "Give the hook the header in Settings > Webhooks; see the README.")
+    if visit.settings.basic_auth_user and not any(SECRET_HEADER in (hook.get("headers") or {}) for hook in hooks):
+        return Finding(
+            Mark.NOTE,
+            f"events come without the header {SECRET_HEADER}, so the backend refuses them",
+            "The backend writes it into the webhook itself, seconds after it was attached, where its "
+            "LABEL_STUDIO_API_KEY is of somebody who may change the project; else its log says why not.",
+        )
     return "events are sent"
 
 
