@@ -25,6 +25,15 @@ def test_two_people_on_one_task_and_label_never_meet():
     assert turns.take("1", clicks("a", "b")).key == ann.key != bob.key == turns.take("1", clicks("x", "y")).key
 
 
+def test_a_draft_tells_whose_the_prompts_are():
+    """With Auto-Accept each click starts anew, with ids that nobody has seen."""
+    turns = Turns()
+    ann = turns.take("1", clicks("a"), "user 3")
+    assert turns.take("1", clicks("b"), "user 3").key == ann.key
+    assert turns.take("1", clicks("c"), "user 4").key != ann.key
+    assert turns.take("1", clicks("d")).key != ann.key
+
+
 def test_another_label_or_task_is_another_matter():
     turns = Turns()
     keys = [
