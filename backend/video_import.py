@@ -88,7 +88,13 @@ class Importer:
         :raises FramesError: the file is no video that can be decoded, or has no frame in the range.
         :raises LabelConfigError: the project shows no pages.
         :raises LabelStudioError: Label Studio can't be reached or refuses.
+        :raises LibraryError: the state directory can't be written, or another process imports into the project.
         """
+        # Two at once would each miss what the other is about to make.
+        with self._library.alone(f"{self._api.url} {wanted.project}"):
+            return self._run(path, wanted)
+
+    def _run(self, path: Path, wanted: Wanted) -> Imported:
         key = self._pages_key(wanted.project)
         video = self._library.add(path, self._report)
         with self._library.open(video.id, _READER_BYTES) as reader:

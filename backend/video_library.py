@@ -7,6 +7,7 @@ path. The file holds secrets, so it and its folder are for their owner alone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -201,6 +202,21 @@ class VideoLibrary:
             if not behind:
                 database.execute(text("DELETE FROM signing_key WHERE id < :key"), {"key": newest})
             return behind
+
+    @contextlib.contextmanager
+    def alone(self, task: str) -> Iterator[None]:
+        """Holds off other processes that do the same; it ends with the process, however that ends.
+
+        :raises LibraryError: another one is at it.
+        """
+        self._opened()
+        name = f"{hashlib.sha256(task.encode()).hexdigest()[:_ID_LENGTH]}.lock"
+        with (self._path.parent / name).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LibraryError("Another import into the same project is running; wait until it is done.") from error
+            yield
 
     def _row(self, video_id: str) -> Row:
         with self._begin() as database:

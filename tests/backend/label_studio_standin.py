@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from typing import Any
@@ -10,11 +11,23 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.serving import make_server
 
 TOKEN = "a" * 40
+ACCESS = "short-lived"
+
+
+def personal_token() -> str:
+    """A token of the newer kind: it has to be exchanged before use."""
+    payload = base64.urlsafe_b64encode(b'{"token_type": "refresh"}').decode().rstrip("=")
+    return f"head.{payload}.signature"
+
+
 PAGES = '<View><Image name="image" valueList="$frames"/></View>'
 
 
 class LabelStudioStandIn:
-    """Projects, tasks and uploaded files. ``break_after`` calls that change something it answers nothing any more."""
+    """Projects, tasks and uploaded files.
+
+    After ``break_after`` calls that change something it fails, with ``late`` after having done what it was told.
+    """
 
     def __init__(self) -> None:
         self.configs: dict[int, str] = {1: PAGES}
@@ -22,9 +35,13 @@ class LabelStudioStandIn:
         self.files: list[tuple[int, str, bytes]] = []
         self.calls: list[str] = []
         self.break_after: int | None = None
+        self.late = False
         self.failures = 0
+        self.expired = 0
         app = Flask("label-studio-stand-in")
         app.before_request(self._check)
+        app.after_request(self._fail_late)
+        app.add_url_rule("/api/token/refresh/", view_func=self._exchange, methods=["POST"])
         app.add_url_rule("/api/projects/<int:project>/", view_func=self._project)
         app.add_url_rule("/api/tasks", view_func=self._tasks)
         app.add_url_rule("/api/tasks/<int:task>/", view_func=self._change, methods=["PATCH"])
@@ -45,16 +62,26 @@ class LabelStudioStandIn:
 
     def _check(self) -> Any:
         self.calls.append(f"{request.method} {request.path}")
-        if request.headers.get("Authorization") != f"Token {TOKEN}":
+        if request.path == "/api/token/refresh/":
+            return None
+        if request.headers.get("Authorization") not in (f"Token {TOKEN}", f"Bearer {ACCESS}{self.expired}"):
             return jsonify(detail="Invalid token."), 401
         if self.failures:
             self.failures -= 1
             return Response(status=502)
         if request.method != "GET" and self.break_after is not None:
-            if not self.break_after:
+            if not self.break_after and not self.late:
                 return Response(status=500)
             self.break_after -= 1
         return None
+
+    def _fail_late(self, answer: Response) -> Response:
+        return Response(status=504) if self.late and self.break_after == -1 else answer
+
+    def _exchange(self) -> Any:
+        if request.get_json() != {"refresh": personal_token()}:
+            return jsonify(detail="Token is invalid"), 401
+        return jsonify(access=f"{ACCESS}{self.expired}")
 
     def _project(self, project: int) -> Any:
         if project not in self.configs:

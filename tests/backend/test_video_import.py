@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from label_studio_standin import PAGES, TOKEN, LabelStudioStandIn
+from label_studio_standin import PAGES, TOKEN, LabelStudioStandIn, personal_token
 from typer.testing import CliRunner
 from video_clips import number_in, write_clip
 
 from backend.cli import app
 from backend.errors import SettingsError
+from backend.label_studio_api import LabelStudioApi
 from backend.settings import Settings
 from backend.video_addresses import frame_address, split_address
 from backend.video_frames import VideoFrames
@@ -112,6 +113,34 @@ def test_a_stopped_run_goes_on(video, label_studio, clip, monkeypatch):
     label_studio.break_after = None
     assert "3 tasks made, 4 were there." in video("import", clip, "--project", 1, "--pages", 3)
     assert sorted(frame for task in label_studio.tasks() for frame in frames_of(task)) == list(range(20))
+
+
+def test_an_answer_that_got_lost_makes_nothing_twice(video, label_studio, clip, monkeypatch):
+    monkeypatch.setattr("backend.video_import._TASKS_PER_REQUEST", 2)
+    label_studio.break_after, label_studio.late = 1, True
+    assert "answered 504" in video("import", clip, "--project", 1, "--pages", 3, code=1)
+    assert len(label_studio.tasks()) == 4  # the second request was done all the same
+    label_studio.break_after = None
+    assert "3 tasks made, 4 were there." in video("import", clip, "--project", 1, "--pages", 3)
+    assert sorted(frame for task in label_studio.tasks() for frame in frames_of(task)) == list(range(20))
+
+
+def test_one_import_at_a_time(video, label_studio, clip, library):
+    with library.alone(f"{label_studio.url} 1"):
+        assert "Another import" in video("import", clip, "--project", 1, code=1)
+    video("import", clip, "--project", 1)
+    assert len(label_studio.tasks()) == 1
+
+
+def test_a_personal_token_is_exchanged_and_renewed(video, label_studio, clip, monkeypatch, environment):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", personal_token())
+    api = LabelStudioApi(Settings.from_environment())
+    assert api.project(1)["id"] == 1
+    label_studio.expired += 1
+    assert api.project(1)["id"] == 1
+    video("import", clip, "--project", 1)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", personal_token() + "x")
+    assert "personal access token" in video("import", clip, "--project", 1, code=1)
 
 
 def test_a_deleted_task_comes_back(video, label_studio, clip):
