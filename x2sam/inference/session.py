@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,23 @@ if TYPE_CHECKING:
     from x2sam.inference.engine import Engine
 
 REMEMBERED_ROUNDS = 256
+REMEMBERED_FINDINGS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A mask (H, W) as bits."""
+
+    bits: np.ndarray
+    size: tuple[int, int]
+    score: float
+
+    @classmethod
+    def of(cls, mask: Mask) -> Finding:
+        return cls(np.packbits(mask.mask), mask.mask.shape, mask.score)
+
+    def mask(self) -> np.ndarray:
+        return np.unpackbits(self.bits, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
 
 
 class Session:
@@ -43,6 +60,7 @@ class Session:
         self.rounds = ObjectRounds(looking, engine.seed)
         self._objects: dict[str, Tracked] = {}
         self._answers: OrderedDict[tuple, tuple[Round, np.ndarray]] = OrderedDict()
+        self._findings: OrderedDict[str, tuple[int, Finding]] = OrderedDict()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -157,7 +175,9 @@ class Session:
             phrase = phrases[int(category)] if int(category) < len(phrases) else None
             found = Mask(mask, float(score), f"obj{next(self._numbers)}", phrase, int(category))
             masks.append(found)
-        return sorted(masks, key=lambda m: -m.score)
+        masks.sort(key=lambda m: -m.score)
+        self._note(frame, masks)
+        return masks
 
     def _drawn(self, prompt: Prompt, frame: int) -> list[np.ndarray]:
         """Every drawn thing by itself, at picture size."""
@@ -184,6 +204,7 @@ class Session:
         mask = np.asarray(mask, bool)
         if mask.shape != self.size(frame):
             raise PromptError(f"the mask is {mask.shape}, frame {frame} is {self.size(frame)}; draw it on this frame")
+        self._take_up(object_id)
         with self._lock:
             known = self._objects.get(object_id)
         if known is None:
@@ -261,12 +282,24 @@ class Session:
 
     def objects(self, object_ids: Sequence[str]) -> list[Tracked]:
         """What is known of the objects. Raises PromptError for those that were never prompted, and for none at all."""
+        for object_id in object_ids:
+            self._take_up(object_id)
         with self._lock:
             missing = [i for i in object_ids if i not in self._objects]
             objects = [self._objects[i] for i in object_ids if i in self._objects]
         if missing or not objects:
             raise PromptError(f"nothing to track: {', '.join(missing) or 'no object was named'}; prompt it first")
         return objects
+
+    def _take_up(self, object_id: str) -> None:
+        """Makes an object of what words found, if it is not one yet: from here on it is known by that mask."""
+        with self._lock:
+            if object_id in self._objects or object_id not in self._findings:
+                return
+            frame, finding = self._findings[object_id]
+        mask = finding.mask()
+        known = self._from_mask(frame, object_id, mask)
+        known.anchors.setdefault(frame, Anchor(frame, mask, finding.score))
 
     def advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
         """The next frame of a track, between other requests; ``first``: nothing came before it."""
@@ -292,6 +325,7 @@ class Session:
         with self._lock:
             self._objects.clear()
             self._answers.clear()
+            self._findings.clear()
 
     # what is kept
 
@@ -304,6 +338,14 @@ class Session:
             if not locked:
                 known.anchors[anchor.frame] = anchor
             return object_id
+
+    def _note(self, frame: int, masks: Sequence[Mask]) -> None:
+        """Keeps what words found, so that it can be tracked. Most of it never is: only bits are kept."""
+        with self._lock:
+            for mask in masks:
+                self._findings[mask.object_id] = (frame, Finding.of(mask))
+            while len(self._findings) > REMEMBERED_FINDINGS:
+                self._findings.popitem(last=False)
 
     def _recall(self, key: tuple) -> tuple[Round, np.ndarray] | None:
         with self._lock:

@@ -315,6 +315,18 @@ def test_an_object_may_be_known_by_a_persons_mask_only(video):
     assert np.array_equal(found[1].mask, box(5, 5, 40, 40)) and found[1].object_id == "drawn"
 
 
+def test_what_words_found_can_be_tracked(video):
+    found = video.segment(Prompt(text="a cat"), 2)
+    assert found
+    tracked = {f.frame: f.masks for f in video.track([mask.object_id for mask in found], direction="both")}
+    assert sorted(tracked) == [0, 1, 2, 3, 4, 5]
+    for mask, same in zip(found, tracked[2], strict=True):
+        assert (mask.object_id, mask.score) == (same.object_id, same.score) and np.array_equal(mask.mask, same.mask)
+    # a correction of it is one of the same object
+    video.correct(4, found[0].object_id, box(1, 1, 20, 20))
+    assert [f.frame for f in video.track([found[0].object_id])] == [2, 3, 4, 5]
+
+
 def test_an_empty_mask_says_that_a_known_object_is_gone(video):
     name = video.segment(CLICK, 0)[0].object_id
     video.correct(2, name, np.zeros(SIZE, bool))
