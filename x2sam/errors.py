@@ -17,6 +17,10 @@ class WeightsError(X2SAMError):
     """A checkpoint and the configuration do not fit; the text names every key concerned."""
 
 
+class StoreError(X2SAMError):
+    """The directory for stored features can't be used."""
+
+
 class CancelledError(X2SAMError):
     """The work was replaced by a newer request or stopped by its owner."""
 

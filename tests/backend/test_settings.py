@@ -57,3 +57,18 @@ def test_an_unusable_value_names_its_variable(name, value):
 def test_half_of_the_credentials():
     with pytest.raises(SettingsError, match="BASIC_AUTH_PASS"):
         Settings.from_environment({"BASIC_AUTH_USER": "me"})
+
+
+def test_half_of_the_store_of_features(tmp_path):
+    for variables in ({"X2SAM_FEATURES_DIR": str(tmp_path)}, {"X2SAM_FEATURES_DISK_MB": "100"}):
+        with pytest.raises(SettingsError, match="X2SAM_FEATURES_DIR and X2SAM_FEATURES_DISK_MB"):
+            Settings.from_environment(variables)
+    both = Settings.from_environment({"X2SAM_FEATURES_DIR": str(tmp_path), "X2SAM_FEATURES_DISK_MB": "1.5"})
+    assert both.features_disk_bytes == 3 * 2**19
+    assert Settings.from_environment({"X2SAM_FEATURES_DISK_MB": "0"}).features_disk_bytes == 0
+
+
+def test_encoding_ahead_can_be_switched_off():
+    assert Settings.from_environment({"X2SAM_WARM_TASKS": "0"}).warm_tasks == 0
+    with pytest.raises(SettingsError, match="X2SAM_WARM_TASKS"):
+        Settings.from_environment({"X2SAM_WARM_TASKS": "-1"})

@@ -8,6 +8,7 @@ disk that takes no more ends it with one warning, and everything goes on from me
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -26,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import DynamicCache
 
+from x2sam.errors import StoreError
 from x2sam.inference.feature_tensors import Kind, kind_named, kind_of
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class FeatureStore:
     device:    where tensors go that are read
     new_cache: makes an empty cache of the language model's keys and values
 
-    Raises OSError when the directory can't be made or read.
+    Raises StoreError when the directory can't be used.
     """
 
     def __init__(
@@ -67,8 +69,16 @@ class FeatureStore:
         self._pending_bytes = 0
         self._changed = threading.Condition(self._lock)
         self._closing = self._writing = self._full = False
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._scan()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._scan()
+            if not os.access(self.directory, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise StoreError(
+                f"features can't be stored in {self.directory} ({error.strerror}); name a directory that can be "
+                "written, or none"
+            ) from error
         self._thread = threading.Thread(target=self._write_pending, name="x2sam-features", daemon=True)
         self._thread.start()
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from x2sam.data.tasks import find_task
+from x2sam.errors import StoreError
 from x2sam.inference import feature_store as store_module
 from x2sam.inference.feature_cache import FeatureCache
 from x2sam.inference.feature_store import FeatureStore
@@ -306,6 +307,12 @@ def test_nothing_is_written_without_directory_and_budget(build_engine, model, tm
         engine.open(Picture()).prepare()
         assert engine.store is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_can_not_be_used(build_engine, model, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="name a directory"):
+        build_engine(model, store=tmp_path / "file", store_bytes=2**26)
 
 
 def test_nameless_pictures_are_not_written(build_engine, model, tmp_path):
