@@ -160,10 +160,10 @@ Label Studio is ready: {label_studio.url}
   a clip    {label_studio.url}/projects/{demo.clip}/data
 
 Open a task and switch on "Auto-Annotation" at the bottom. Leave "Auto-Accept Suggestions" off. Then
-  - click on the label "Object" below "Click", press M, and click on the thing: a mask appears;
+  - click on the label "Object" below "Click", press K, and click on the thing: a mask appears;
   - press 1 and click once more to add to it, or Alt + click on what does not belong;
   - the tick beside "suggestions" keeps the mask, the cross throws it away. Keep one before you go on to the next;
-  - for a box press M again, then 3, and draw it (M goes back and forth between clicks and boxes);
+  - for a box press R, then 3, and draw it; K and 1 go back to clicks;
   - or type what you look for ("the red bus") into the prompt field and press Enter: the answer stands beside it.
 More is in label_config/guide/README.md.
 """
