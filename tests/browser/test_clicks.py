@@ -1,0 +1,160 @@
+"""What a mouse in Label Studio leads to: every test reads the saved annotation back and looks at its pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from saved_masks import masks_of
+
+SIZE = (240, 320)
+DISC, BESIDE = (31.25, 50.0), (75.0, 30.0)  # percent: the middle of the disc in the picture, and a place off it
+
+
+def drawn(context, size=SIZE):
+    """The mask, bool (H, W), that the stand-in engine draws for the prompts that the editor sent: discs and boxes."""
+    height, width = size
+    y, x = np.mgrid[:height, :width] + 0.5
+    mask = np.zeros(size, bool)
+    for region in context:
+        value = region["value"]
+        left, top = value["x"] / 100 * width, value["y"] / 100 * height
+        if region["type"] == "rectanglelabels":
+            right, bottom = left + value["width"] / 100 * width, top + value["height"] / 100 * height
+            mask |= (x > left) & (x < right) & (y > top) & (y < bottom)
+            continue
+        reach = max(size) / 16 if region["is_positive"] else max(size) / 32
+        disc = (x - left) ** 2 + (y - top) ** 2 < reach**2
+        mask = mask | disc if region["is_positive"] else mask & ~disc
+    return mask
+
+
+def at(mask, x, y):
+    """The mask at a place in percent."""
+    return bool(mask[int(y / 100 * mask.shape[0]), int(x / 100 * mask.shape[1])])
+
+
+@pytest.fixture
+def opened(editor, fake):
+    """An editor with a new task of a project open, the smart click in hand, and nobody else at it."""
+
+    def opened(config="image_text", **data):
+        data = data or {"image": "/data/local-files/?d=made/upright.png"}
+        task = fake.task(config, **data)
+        project, _ = fake.project(config)
+        editor.open(project, task)
+        editor.switch_on()
+        return editor
+
+    return opened
+
+
+def test_click_negative_click_accept_submit_reopen(opened, saved):
+    editor = opened()
+    editor.choose("1", "point: Object")
+    editor.take_up("k", "KeyPointTool")
+    first = editor.click(*DISC)
+    assert editor.suggestions() == 1
+    assert "97 % sure" in editor.shown("reply")
+    editor.choose_by_key("1", "point: Object")
+    second = editor.click(DISC[0] + 4, DISC[1], negative=True)
+    assert [region["is_positive"] for region in second.context] == [True, False]
+    aimed = [region["value"]["x"] for region in second.context]
+    assert aimed == pytest.approx([DISC[0], DISC[0] + 4], abs=0.5)
+    editor.accept()
+    items = saved(editor.submit())
+    ((label, mask),) = masks_of(items)
+    assert label == "Object"
+    assert (mask == drawn(second.context)).all()
+    assert (mask != drawn(first.context)).any()
+    assert at(mask, *DISC)
+    assert not at(mask, DISC[0] + 4, DISC[1])
+
+    editor.reopen()
+    ((_, again),) = masks_of(editor.results())
+    assert (again == mask).all()
+
+
+def test_a_box(opened, saved):
+    editor = opened()
+    editor.choose("3", "box: Object")
+    editor.take_up("r", "RectangleTool")
+    asked = editor.drag(12.5, 25, 50, 75)
+    editor.accept()
+    ((label, mask),) = masks_of(saved(editor.submit()))
+    assert label == "Object"
+    assert (mask == drawn(asked.context)).all()
+    rows, columns = np.nonzero(mask)
+    assert [columns.min(), columns.max() + 1, rows.min(), rows.max() + 1] == pytest.approx([40, 160, 60, 180], abs=2)
+
+
+def test_a_text(opened, saved):
+    editor = opened()
+    answer = editor.type("the red disc")
+    assert editor.shown("reply") == answer.told()
+    assert "Found 1 object for “the red disc”" in editor.shown("reply")
+    editor.accept()
+    ((_, mask),) = masks_of(saved(editor.submit()))
+    y, x = np.mgrid[:240, :320] + 0.5
+    assert (mask == (abs(x - 160) < 30) & (abs(y - 120) < 30)).all()
+
+
+def test_two_objects_with_two_labels(opened, saved):
+    editor = opened()
+    editor.choose("1", "point: Object")
+    editor.take_up("k", "KeyPointTool")
+    one = editor.click(*DISC)
+    editor.accept()
+    editor.choose_by_key("2", "point: Background")
+    two = editor.click(*BESIDE)
+    assert [region["value"]["keypointlabels"] for region in two.context] == [["Background"]]
+    editor.accept()
+    masks = dict(masks_of(saved(editor.submit())))
+    assert sorted(masks) == ["Background", "Object"]
+    assert (masks["Object"] == drawn(one.context)).all()
+    assert (masks["Background"] == drawn(two.context)).all()
+
+
+def test_a_click_taken_back(opened, saved):
+    editor = opened()
+    editor.choose("1", "point: Object")
+    editor.take_up("k", "KeyPointTool")
+    editor.click(*DISC)
+    editor.choose_by_key("1", "point: Object")
+    editor.click(*BESIDE)
+    editor.press("Control+z")
+    editor.choose_by_key("1", "point: Object")
+    asked = editor.click(DISC[0] - 4, DISC[1])
+    assert [region["value"]["x"] for region in asked.context] == pytest.approx([DISC[0], DISC[0] - 4], abs=0.5)
+    editor.accept()
+    ((_, mask),) = masks_of(saved(editor.submit()))
+    assert (mask == drawn(asked.context)).all()
+    assert not at(mask, *BESIDE)
+
+
+def test_page_three_of_a_clip(opened, saved):
+    editor = opened("video_frames", frames=[f"/data/local-files/?d=made/page{number}.jpg" for number in range(3)])
+    editor.next_page()
+    editor.next_page()
+    assert editor.page_number() == 2
+    editor.choose("2", "point: Object 2")
+    editor.take_up("k", "KeyPointTool")
+    asked = editor.click(56, 50)
+    assert [region["item_index"] for region in asked.context] == [2]
+    assert "97 % sure" in editor.shown("reply")
+    editor.accept()
+    items = saved(editor.submit())
+    ((label, mask),) = masks_of(items)
+    assert label == "Object 2"
+    assert [item["item_index"] for item in items if item["type"] == "bitmasklabels"] == [2]
+    assert (mask == drawn(asked.context)).all()
+    assert at(mask, 56, 50)
+
+
+def test_a_problem_is_shown_in_the_reply_field(opened, saved, foreign_picture):
+    editor = opened(image=foreign_picture)
+    editor.choose("1", "point: Object")
+    editor.take_up("k", "KeyPointTool")
+    editor.click(*DISC)
+    assert "X2SAM_MEDIA_HOSTS" in editor.shown("reply")
+    assert editor.suggestions() == 0
+    assert not masks_of(saved(editor.submit()))
