@@ -55,7 +55,9 @@ class TrainingMixture:
         self.clip_fraction, self.paste = clip_fraction, paste
         self.pictures = LabelMapDataset(train_root) if train_root is not None else None
         _raise_malloc_thresholds()
-        self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts, hold_out=hold_out)) if self.pictures is not None else None
+        self._cumulative = None
+        if self.pictures is not None:
+            self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts, hold_out=hold_out))
 
     def __iter__(self) -> Iterator[Sample]:
         index = self.start

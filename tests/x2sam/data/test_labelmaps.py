@@ -1,12 +1,14 @@
 """Reading pictures with label maps: both layouts, weights, and files that are broken."""
 
 import json
+import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from x2sam.data.readers.labelmaps import LabelMapDataset, plain_name
+from x2sam.data.readers.labelmaps import LabelMapDataset, held_out, plain_name
 from x2sam.errors import FramesError
 
 
@@ -81,6 +83,17 @@ def test_sources_are_weighed_by_the_root_of_their_pictures(root):
     assert dataset.weights("equal", {})[0] == pytest.approx(1 / 4)
     with pytest.raises(ValueError, match="sqrt"):
         dataset.weights("log")
+
+
+def test_some_pictures_are_held_back(root):
+    dataset = LabelMapDataset(root)
+    dataset.records = tuple(replace(dataset.records[0], image=f"images/coco/{k}.png") for k in range(40))
+    held = np.array([zlib.crc32(r.image.encode()) % 5 == 0 for r in dataset.records])
+    assert 0 < held.sum() < 40 and [held_out(r, 5) for r in dataset.records] == held.tolist()
+    kept = dataset.weights(boosts={}, hold_out=5)
+    assert (kept[held] == 0).all() and np.allclose(kept[~held], 1 / (~held).sum())
+    assert len({held_out(replace(r, sequence="film"), 5) for r in dataset.records}) == 1, "films stay together"
+    assert not any(held_out(r, 0) for r in dataset.records)
 
 
 def test_names_as_people_say_them():
