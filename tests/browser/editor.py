@@ -15,6 +15,7 @@ from typing import Any
 from playwright.sync_api import Page, Response
 
 PATIENCE_MS = 60_000
+_KEYS = {"KeyPointTool": "k", "RectangleTool": "r"}
 
 _READY = """() => {
   const annotation = window.Htx?.annotationStore?.selected;
@@ -110,13 +111,13 @@ class Editor:
     def press(self, keys: str) -> None:
         self.page.keyboard.press(keys)
 
-    def take_up(self, key: str, tool: str) -> None:
-        """Presses the key of a smart tool: K for ``KeyPointTool``, R for ``RectangleTool``.
+    def take_up(self, tool: str) -> None:
+        """Presses the key of a smart tool, ``KeyPointTool`` or ``RectangleTool``.
 
         A label alone doesn't take up its tool: where another one is in hand, choosing the label puts that one down. M,
         which Label Studio names for its smart tools, leads to the same one each time.
         """
-        self.press(key)
+        self.press(_KEYS[tool])
         self.page.wait_for_function(f"tool => ({_TOOL})() === tool", arg=f"{tool}-dynamic")
 
     def tool(self) -> str:

@@ -51,7 +51,7 @@ def opened(editor, fake):
 def test_click_negative_click_accept_submit_reopen(opened, saved):
     editor = opened()
     editor.choose("1", "point: Object")
-    editor.take_up("k", "KeyPointTool")
+    editor.take_up("KeyPointTool")
     first = editor.click(*DISC)
     assert editor.suggestions() == 1
     assert "97 % sure" in editor.shown("reply")
@@ -77,7 +77,7 @@ def test_click_negative_click_accept_submit_reopen(opened, saved):
 def test_a_box(opened, saved):
     editor = opened()
     editor.choose("3", "box: Object")
-    editor.take_up("r", "RectangleTool")
+    editor.take_up("RectangleTool")
     asked = editor.drag(12.5, 25, 50, 75)
     editor.accept()
     ((label, mask),) = masks_of(saved(editor.submit()))
@@ -101,7 +101,7 @@ def test_a_text(opened, saved):
 def test_two_objects_with_two_labels(opened, saved):
     editor = opened()
     editor.choose("1", "point: Object")
-    editor.take_up("k", "KeyPointTool")
+    editor.take_up("KeyPointTool")
     one = editor.click(*DISC)
     editor.accept()
     editor.choose_by_key("2", "point: Background")
@@ -117,7 +117,7 @@ def test_two_objects_with_two_labels(opened, saved):
 def test_a_click_taken_back(opened, saved):
     editor = opened()
     editor.choose("1", "point: Object")
-    editor.take_up("k", "KeyPointTool")
+    editor.take_up("KeyPointTool")
     editor.click(*DISC)
     editor.choose_by_key("1", "point: Object")
     editor.click(*BESIDE)
@@ -137,7 +137,7 @@ def test_page_three_of_a_clip(opened, saved):
     editor.next_page()
     assert editor.page_number() == 2
     editor.choose("2", "point: Object 2")
-    editor.take_up("k", "KeyPointTool")
+    editor.take_up("KeyPointTool")
     asked = editor.click(56, 50)
     assert [region["item_index"] for region in asked.context] == [2]
     assert "97 % sure" in editor.shown("reply")
@@ -153,7 +153,7 @@ def test_page_three_of_a_clip(opened, saved):
 def test_a_problem_is_shown_in_the_reply_field(opened, saved, foreign_picture):
     editor = opened(image=foreign_picture)
     editor.choose("1", "point: Object")
-    editor.take_up("k", "KeyPointTool")
+    editor.take_up("KeyPointTool")
     editor.click(*DISC)
     assert "X2SAM_MEDIA_HOSTS" in editor.shown("reply")
     assert editor.suggestions() == 0

@@ -66,7 +66,7 @@ def test_clicks_and_a_box_as_the_demo_tells(editor, made, saved, keep):
     editor.switch_on()
     assert 'click on the label "Object" below "Click", press K, and click' in told
     editor.choose("1", "point: Object")
-    editor.take_up("k", "KeyPointTool")
+    editor.take_up("KeyPointTool")
     first = editor.click(x, y)
     (before,) = answered(first)
     assert at(before, x, y)
@@ -88,7 +88,7 @@ def test_clicks_and_a_box_as_the_demo_tells(editor, made, saved, keep):
     keep("4-accepted")
 
     assert "press R, then 3, and draw it" in told
-    editor.take_up("r", "RectangleTool")
+    editor.take_up("RectangleTool")
     editor.choose_by_key("3", "box: Object")
     boxed = editor.drag(42, 58, 51, 78)
     keep("5-box")
@@ -136,7 +136,7 @@ def test_a_page_of_the_clip(editor, made, label_studio, saved, keep):
     editor.switch_on()
     editor.next_page()
     editor.choose("1", "point: Object 1")
-    editor.take_up("k", "KeyPointTool")
+    editor.take_up("KeyPointTool")
     answer = editor.click(50, 50)
     (mask,) = answered(answer)
     assert at(mask, 50, 50)
