@@ -112,4 +112,7 @@ class PlainLogger(glogging.Logger):
 def _close(_server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:
+        keeper = app.extensions["x2sam-webhooks"]
+        if keeper is not None:
+            keeper.close()
         close_services(app.extensions["x2sam"])

@@ -9,12 +9,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from backend.cli import app
+from backend.settings import Settings, unknown_settings
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
@@ -24,6 +26,7 @@ from fake_engine import FakeEngine
 import backend.wsgi
 backend.wsgi.load_engine = lambda settings: FakeEngine()
 from backend.cli import app
+from backend.settings import Settings, unknown_settings
 app(["serve", "--port", {port!r}, "--model", "nano"])
 """
 
@@ -44,16 +47,64 @@ def test_help_names_the_options():
 @pytest.mark.parametrize(
     ("arguments", "environment", "text"),
     [
-        (["serve"], {"X2SAM_THREADS": "many"}, "X2SAM_THREADS"),
-        (["serve", "--log-level", "loud"], {}, "--log-level"),
-        (["serve", "--port", "0"], {}, "--port"),
+        ([], {"X2SAM_THREADS": "many"}, "X2SAM_THREADS"),
+        (["--log-level", "loud"], {}, "--log-level"),
+        (["--port", "0"], {}, "--port"),
+        (["--device", "gpu"], {}, "--device"),
+        (["--host", "0.0.0.0"], {}, "X2SAM_ALLOW_OPEN"),
+        ([], {"X2SAM_HOST": "0.0.0.0"}, "X2SAM_ALLOW_OPEN"),
+        ([], {"X2SAM_ALLOW_OPEN": "maybe"}, "X2SAM_ALLOW_OPEN"),
+        ([], {"PORT": "http"}, "PORT"),
+        ([], {"DEVICE": "gpu"}, "DEVICE"),
+        ([], {"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
+        ([], {"LOG_FORMAT": "xml"}, "LOG_FORMAT"),
+        ([], {"WORKERS": "4"}, "WORKERS"),
+        ([], {"BASIC_AUTH_USER": "me"}, "BASIC_AUTH_PASS"),
+        ([], {"LABEL_STUDIO_URL": "localhost"}, "LABEL_STUDIO_URL"),
+        ([], {"X2SAM_STATE_DIR": "/dev/null/here"}, "X2SAM_STATE_DIR"),
+        ([], {"X2SAM_CACHE_DIR": "/dev/null/here"}, "X2SAM_CACHE_DIR"),
     ],
 )
-def test_what_cannot_be_used_is_said(arguments, environment, text):
-    result = CliRunner().invoke(app, arguments, env=environment)
+def test_what_cannot_be_used_stops_the_start_and_is_named(monkeypatch, arguments, environment, text):
+    monkeypatch.setattr("backend.server.Server.run", lambda _: pytest.fail("it started"))
+    result = CliRunner().invoke(app, ["serve", *arguments], env=environment)
     assert result.exit_code == 2
     assert text in result.output
     assert "Traceback" not in result.output
+
+
+def test_options_go_before_the_environment(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr("backend.server.Server.run", lambda server: started.append(server.settings))
+    environment = {
+        "PORT": "9000",
+        "MODEL_DIR": "/models",
+        "DEVICE": "cuda:1",
+        "LOG_LEVEL": "warning",
+        "THREADS": "8",
+        "X2SAM_CACHE_DIR": str(tmp_path / "cache"),
+        "X2SAM_STATE_DIR": str(tmp_path / "state"),
+    }
+    result = CliRunner().invoke(app, ["serve", "--port", "9001", "--device", "cpu"], env=environment)
+    assert result.exit_code == 0, result.output
+    (settings,) = started
+    assert (settings.port, settings.device, settings.model_dir) == (9001, "cpu", "/models")
+    assert (settings.log_level, settings.threads) == ("WARNING", 8)
+
+
+def test_the_help_lists_every_setting_with_its_default():
+    output = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output
+    for entry in fields(Settings):
+        for variable in entry.metadata["variables"]:
+            assert variable in output
+        assert entry.metadata["text"], entry.name
+        assert entry.metadata["text"] in output
+    assert "X2SAM_MEDIA_TIMEOUT  [30]" in output and "LABEL_STUDIO_API_KEY, LABEL_STUDIO_ACCESS_TOKEN  [none]" in output
+
+
+def test_a_mistyped_setting_is_told():
+    told = list(unknown_settings({"X2SAM_THREDS": "4", "X2SAM_PARITY_DIR": "x", "PATH": "y"}))
+    assert told == ["X2SAM_THREDS is no setting; X2SAM_THREADS is."]
 
 
 def test_serving_and_stopping(captured, tmp_path):
