@@ -6,6 +6,7 @@ here; one thread looks after it, a little later and at most once in a while for 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -67,10 +68,8 @@ class WebhookKeeper:
 
     def close(self) -> None:
         self._stop.set()
-        try:
+        with contextlib.suppress(queue.Full):  # the thread sees the event
             self._wishes.put_nowait(None)
-        except queue.Full:
-            pass  # the thread sees the event
 
     def _work(self) -> None:
         while not self._stop.is_set():

@@ -136,7 +136,7 @@ def test_this_machine_needs_no_credentials(host):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.3", "192.168.1.2", "backend", "", None])
 def test_others_come_in_with_credentials_only(host):
-    with pytest.raises(SettingsError, match="BASIC_AUTH_USER.*X2SAM_ALLOW_OPEN=1"):
+    with pytest.raises(SettingsError, match=r"BASIC_AUTH_USER.*X2SAM_ALLOW_OPEN=1"):
         Settings().check_exposure(host)
     Settings(basic_auth_user="me", basic_auth_pass="p").check_exposure(host)
     Settings(allow_open=True).check_exposure(host)
