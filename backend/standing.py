@@ -6,6 +6,8 @@ import base64
 import binascii
 import io
 import json
+import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2s
 from typing import Any
@@ -20,7 +22,10 @@ from backend.remembered import PackedMask, Remembered
 from backend.rle import decode_mask
 
 _OPAQUE = 128
-_DAMAGED = (RunLengthError, KeyError, TypeError, ValueError, OSError, SyntaxError, binascii.Error, OverflowError)
+_DAMAGED = (
+    *(RunLengthError, KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error),
+    *(OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 def standing_mask(parts: Sequence[StandingRegion], size: Size, remembered: Remembered) -> PackedMask | None:
@@ -62,7 +67,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 def _content(part: StandingRegion) -> bytes:
     if part.shape == "brush":
-        return bytes(part.value["rle"])
+        return bytes(iter(part.value["rle"]))  # of a plain number, bytes() would make so many zeros
     if part.shape == "bitmask":
         return part.value["imageDataURL"].encode("ascii", "replace")
     return json.dumps({k: part.value.get(k) for k in ("points", "x", "y", "width", "height", "rotation")}).encode()

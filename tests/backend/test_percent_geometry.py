@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 
 from backend import geometry
 
@@ -78,6 +79,35 @@ def test_outlines_redraw_the_mask(radius):
     cv2.fillPoly(drawn, [np.round(points * 4).astype(np.int32)], 1)
     exact = np.kron(mask, np.ones((4, 4), bool))
     assert iou(drawn.astype(bool), exact) > 0.9 - 0.6 / radius / radius
+
+
+def ring():
+    """A disc with two round holes and a speck of one."""
+    mask = disc((300, 320), 160, 150, 100) & ~disc((300, 320), 130, 150, 30) & ~disc((300, 320), 205, 160, 20)
+    mask[100, 160] = False
+    return mask
+
+
+def test_holes_are_cut_out_of_an_outline():
+    mask = ring()
+    (points,) = geometry.mask_to_polygons(mask)
+    canvas = Image.new("1", (320 * 4, 300 * 4))
+    ImageDraw.Draw(canvas).polygon([tuple(point) for point in (points * 4).tolist()], fill=1)
+    assert iou(np.asarray(canvas), np.kron(mask, np.ones((4, 4), bool))) > 0.96, "filled by the even-odd rule"
+    drawn = np.zeros((1200, 1280), np.uint8)
+    cv2.fillPoly(drawn, [np.round(points * 4).astype(np.int32)], 1)
+    assert iou(drawn.astype(bool), np.kron(mask, np.ones((4, 4), bool))) > 0.96
+    x, y = points.T
+    turned = abs((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2
+    assert turned == pytest.approx(mask.sum(), rel=0.03), "holes run against the outline: the non-zero rule fills alike"
+
+
+def test_the_tolerance_is_in_pixels():
+    mask = disc((300, 320), 160, 150, 100)
+    fine, coarse = (geometry.mask_to_polygons(mask, tolerance)[0] for tolerance in (0.25, 4))
+    assert len(coarse) < len(fine) / 3
+    away = np.abs(np.hypot(*(coarse - (160, 150)).T) - 100)
+    assert away.max() < 1.5
 
 
 def test_parts_come_largest_first_and_specks_are_dropped():
