@@ -7,9 +7,11 @@ interrupted download goes on with the same files and a repeated one makes the sa
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,7 +21,7 @@ from x2sam.convert import check_place, convert
 from x2sam.convert import silent as no_step
 from x2sam.data.tokenizer import load_tokenizer
 from x2sam.errors import DownloadError, WeightsError
-from x2sam.hub_files import Hub, HubFile, Snapshot, digest_of
+from x2sam.hub_files import Hub, HubFile, Snapshot, digest_of, disk_errors
 from x2sam.inference.conversation import ChatEncoder
 from x2sam.model.weights import EMBEDDING, from_state, load_config, load_tensors
 
@@ -94,13 +96,23 @@ def download(
     do not fit or what was written does not read back.
     """
     check_place(out, force)
+    place, hub = files_place(out), Hub()
+    with disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+    with _alone(place):
+        watch.step("asking the hub")
+        plan = planned(hub, out, wanted)
+        transfer(hub, plan, place, watch)
+        return _made(plan, out, shape or x2sam_4b(), force, keep, watch)
+
+
+def _made(
+    plan: Plan, out: Path, shape: X2SAMConfig, force: bool, keep: bool, watch: Watch
+) -> tuple[Source, Verified]:
+    """The fetched files as a model directory, verified."""
     place = files_place(out)
-    hub = Hub()
-    watch.step("asking the hub")
-    plan = planned(hub, out, wanted)
-    transfer(hub, plan, place, watch)
     watch.step("converting")
-    convert(place / "checkpoint" / plan.file, place / "base", out, shape or x2sam_4b(), force, watch.step)
+    convert(place / "checkpoint" / plan.file, place / "base", out, shape, force, watch.step)
     watch.step("verifying")
     verified = verify(out)
     digests = {name: digest_of(out / name) for name in _DIGESTED}
@@ -111,6 +123,17 @@ def download(
     if not keep:
         shutil.rmtree(place)
     return source, verified
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Holds the place for this process: two that append to one file would spoil it. The lock ends with the process."""
+    with (place / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DownloadError(f"another download fills {place}; wait for it, or name another --out") from error
+        yield
 
 
 @dataclass(frozen=True)
@@ -154,7 +177,6 @@ def planned(hub: Hub, out: Path, wanted: Wanted) -> Plan:
         for name, old, new in (("checkpoint", written.checkpoint, checkpoint), ("base", written.base, base)):
             if old.commit != new.commit:
                 shutil.rmtree(place / name, ignore_errors=True)
-    place.mkdir(parents=True, exist_ok=True)
     _write_json(place / "plan.json", asdict(plan))
     return Plan(file, Snapshot(checkpoint.repository, checkpoint.commit, chosen), plan.base)
 

@@ -87,7 +87,7 @@ class Hub:
             transferred(file.size)
             return target
         part = target.with_name(target.name + ".part")
-        with _disk_errors(folder):
+        with disk_errors(folder):
             target.parent.mkdir(parents=True, exist_ok=True)
             part.touch()
             if part.stat().st_size > file.size:
@@ -171,7 +171,7 @@ class Hub:
             begins = have if response.status_code == 206 else 0
             if begins != have:  # a server that can't give parts of a file
                 transferred(-have)
-            with _disk_errors(part.parent), part.open("r+b") as out:
+            with disk_errors(part.parent), part.open("r+b") as out:
                 out.truncate(begins)
                 out.seek(begins)
                 for block in response.iter_bytes():  # as they come: whoever gathers larger ones loses them in a break
@@ -192,7 +192,8 @@ class Hub:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A folder that can't be written, or is full, as a DownloadError; what the network raises stays as it is."""
     try:
         yield
     except (HTTPError, OfflineModeIsEnabled):

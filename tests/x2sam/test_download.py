@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -142,6 +143,15 @@ def test_a_killed_download_goes_on(hub):
     assert [(sent.path, sent.begin, sent.count) for sent in hub.sent] == [(LAST, had, len(checkpoint()) - had)]
 
 
+def test_two_at_once_do_not_mix_their_bytes(hub):
+    place = Path(".model.download")
+    place.mkdir()
+    with (place / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another download fills" in told(download()) and not hub.asked
+    done(download())
+
+
 def test_a_server_without_ranges_sends_all_again(hub):
     hub.whole_only, hub.breaks[LAST] = True, [70_000]
     done(download())
@@ -237,6 +247,12 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(hub, monkeypatch):
 
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
     assert "--out" in told(download()) and not hub.sent
+
+
+def test_a_place_that_can_not_be_written_is_a_sentence(hub):
+    Path("file").touch()
+    outcome = CliRunner().invoke(app, ["download", "--config", "shape.json", "--out", "file/model"])
+    assert "can't be written" in told(outcome) and "--out" in outcome.stderr
 
 
 def test_a_model_that_changed_on_disk_is_noticed(hub):
