@@ -18,7 +18,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 <KeyPointLabels name="point" toName="image" smart="true"><Label value="Object"/></KeyPointLabels>
 <BrushLabels name="brush" toName="image" smart="false"><Label value="Object"/></BrushLabels></View>"""
 PAGES = CONFIG.replace('value="$image"', 'valueList="$frames"')
-SOON = 10
+SOON = 60
 
 
 def click(name="a", x=50.0, **fields):
