@@ -40,6 +40,8 @@ class PictureServer:
         self.headers: dict[str, str] = {}
         self.exchanged = 0
         self.seen: list[tuple[str, dict[str, str]]] = []
+        self.most_at_once = self._waiting = 0
+        self._count = threading.Lock()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,8 +71,13 @@ class PictureServer:
         return self.files.get(name, self.files.get(name.split("/")[0]))
 
     def _get(self, request) -> None:
-        self.seen.append((request.path, dict(request.headers)))
+        with self._count:
+            self.seen.append((request.path, dict(request.headers)))
+            self._waiting += 1
+            self.most_at_once = max(self.most_at_once, self._waiting)
         time.sleep(self.delay)
+        with self._count:
+            self._waiting -= 1
         if self.drip_headers:
             self._drip_headers(request)
         elif request.path in self.redirects:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import requests
 from workplace import ENGINES, Workplace
 
 
@@ -18,3 +19,16 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", params=ENGINES)
 def workplace(request, workplaces) -> Workplace:
     return workplaces(request.param)
+
+
+@pytest.fixture(scope="session")
+def personal_token(label_studio) -> str:
+    """A personal access token of the first user, who can have one only."""
+    page = f"{label_studio.url}/user/login/"
+    with requests.Session() as browser:
+        browser.get(page, timeout=60)
+        form = {"email": label_studio.username, "password": label_studio.password}
+        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+        browser.post(page, data=form, headers={"Referer": page}, timeout=60)
+        browser.headers.update({"X-CSRFToken": browser.cookies["csrftoken"], "Referer": label_studio.url})
+        return browser.post(f"{label_studio.url}/api/token/", json={}, timeout=60).json()["token"]

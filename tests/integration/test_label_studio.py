@@ -190,27 +190,16 @@ def events(workplace):
     return int(found[1]) if found else 0
 
 
-def test_a_personal_access_token_fetches_pictures(label_studio, files, tmp_path):
+def test_a_personal_access_token_fetches_pictures(label_studio, personal_token, files, tmp_path):
     # A picture is served only to members of a project whose storage covers it.
     project = label_studio.create_project("token", (CONFIGS / "image_clicks.xml").read_text(encoding="utf-8"))
     label_studio.serve_folder(project, files / "made")
-    settings = Settings(label_studio_url=label_studio.url, label_studio_api_key=personal_token(label_studio))
+    settings = Settings(label_studio_url=label_studio.url, label_studio_api_key=personal_token)
     fetcher = MediaFetcher(settings, FileCache(tmp_path / "cache", 10**8, 3600))
     assert fetcher.read(local("made/upright.png")) == (files / "made" / "upright.png").read_bytes()
     nobody = MediaFetcher(replace(settings, label_studio_api_key=""), FileCache(tmp_path / "other", 10**8, 3600))
     with pytest.raises(Exception, match="LABEL_STUDIO_API_KEY"):
         nobody.read(local("made/upright.png"))
-
-
-def personal_token(label_studio):
-    browser = requests.Session()
-    page = f"{label_studio.url}/user/login/"
-    browser.get(page, timeout=30)
-    form = {"email": label_studio.username, "password": label_studio.password}
-    form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
-    browser.post(page, data=form, headers={"Referer": page}, timeout=30)
-    headers = {"X-CSRFToken": browser.cookies["csrftoken"], "Referer": label_studio.url}
-    return browser.post(f"{label_studio.url}/api/token/", json={}, headers=headers, timeout=30).json()["token"]
 
 
 def test_the_demo(workplace):
