@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-pytest_plugins = ["workplace"]
+pytest_plugins = ["workplace", "video_place"]
 
 
 @pytest.fixture(scope="session")

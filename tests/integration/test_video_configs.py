@@ -3,80 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 from label_studio_sdk.label_interface import LabelInterface
+from label_studio_server import click
+from video_clips import number_in
+from video_place import VideoPlace
+from video_place import video_config as config
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests" / "backend"))
-
-from label_studio_server import ChildServer, click, free_port  # noqa: E402
-from video_clips import number_in, write_clip  # noqa: E402
-
-from backend.label_config import parse_label_config  # noqa: E402
-from backend.video_boxes import sequence_to_boxes, track_value  # noqa: E402
+from backend.label_config import parse_label_config
+from backend.video_boxes import sequence_to_boxes, track_value
 
 UNREACHABLE = "http://pages.invalid"
 SIZE = (64, 160)
 MASKS = {"video_frames": "bitmasklabels", "video_frames_brush": "brushlabels"}
 
 
-def config(name: str) -> str:
-    return (ROOT / "label_config" / f"{name}.xml").read_text(encoding="utf-8")
-
-
-@dataclass
-class VideoPlace:
-    """A backend with the stand-in engine, its commands, and a clip of 20 frames."""
-
-    label_studio: Any
-    url: str
-    environment: dict[str, str]
-    clip: Path
-
-    def run(self, *words: object, code: int = 0, **changes: str) -> str:
-        """``python -m backend video ...``."""
-        command = [sys.executable, "-m", "backend", "video", *map(str, words)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=self.environment | changes, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
-
-    def project(self, name: str) -> int:
-        return self.label_studio.create_project(name, config(name))
-
-    def tasks(self, project: int) -> list[dict[str, Any]]:
-        listed = self.label_studio.api("GET", f"/api/tasks?project={project}&page_size=100")["tasks"]
-        return sorted(listed, key=lambda task: task["data"]["start_frame"])
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, label_studio) -> Iterator[VideoPlace]:
-    folder, port = tmp_path_factory.mktemp("videos"), free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = os.environ | {
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "BACKEND_PUBLIC_URL": url,
-        "X2SAM_STATE_DIR": str(folder / "state"),
-        "X2SAM_CACHE_DIR": str(folder / "cache"),
-    }
-    command = [sys.executable, str(ROOT / "tests" / "integration" / "fake_backend.py"), str(port)]
-    server = ChildServer("the ML backend", command, folder / "backend.log", f"{url}/ready", environment, ROOT)
-    try:
-        server.wait_ready(180)
-        yield VideoPlace(label_studio, url, environment, write_clip(folder / "мой клип.mp4"))
-    finally:
-        server.stop()
+@pytest.fixture
+def place(video_place) -> VideoPlace:
+    return video_place
 
 
 @pytest.mark.parametrize("name", ["video_frames", "video_frames_brush", "video_boxes"])
