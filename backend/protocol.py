@@ -161,12 +161,13 @@ def read_prompts(items: Iterable[Any], strict: bool = True) -> Context:
         try:
             item = _object(item, "An entry of the context")
             value = _object(_given(item, "value"), "The 'value' of a context entry")
-            if item.get("type") == "textarea":
+            kind = _name(item.get("type"))
+            if kind == "textarea":
                 texts += _typed_text(item, value)
-            elif item.get("type") == "labels":  # a region of plain tags comes twice, once with its label
+            elif kind == "labels":  # a region of plain tags comes twice, once with its label
                 shared[_name(item.get("id"))] = _first_label(value.get("labels"))
-            elif item.get("type") in _REGION_TYPES and not COPIED_MASK & value.keys():
-                regions.append(_drawn_region(item, value, **_REGION_TYPES[item["type"]]))
+            elif kind in _REGION_TYPES and not COPIED_MASK & value.keys():
+                regions.append(_drawn_region(item, value, **_REGION_TYPES[kind]))
         except BadRequestError:
             if strict:
                 raise
