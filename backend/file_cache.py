@@ -56,7 +56,8 @@ class FileCache:
             file = self._files.get(key)
             if file is None:
                 return None
-            if self._clock() - file.stored > self._max_age:
+            # The file may be gone: other processes, and those who tidy up, see the folder too.
+            if self._clock() - file.stored > self._max_age or not file.path.exists():
                 self._drop(key)
                 return None
             self._files.move_to_end(key)
@@ -95,7 +96,10 @@ class FileCache:
     def _scan(self) -> None:
         found = []
         for path in self._folder.iterdir():
-            status = path.stat()
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
             key, _, digest = path.stem.partition("-")
             if path.suffix == _PART and self._clock() - status.st_mtime > _PART_MAX_AGE:
                 path.unlink(missing_ok=True)

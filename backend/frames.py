@@ -87,7 +87,7 @@ class TaskFrames(Sequence):
         """Names the media: by content for a single picture, by addresses for pages, which are fetched one by one."""
         if len(self) == 1:
             return self.digest(0)
-        joined = "\n".join(self._fetcher.absolute(address) for address in self._addresses)
+        joined = "\n".join(self._fetcher.name_of(address) for address in self._addresses)
         return sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def digest(self, index: int) -> str:

@@ -65,8 +65,7 @@ class MediaFetcher:
             raise MediaError("The task holds no address of a picture.")
         address = address.strip()
         if address[:5].lower() == "data:":
-            name = "data:" + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
-            return self._cached(name, self._inline(address))
+            return self._cached(_inline_name(address), self._inline(address))
         if page := self.videos.find(address):
             return self.videos.file(*page)  # our own server would only do the same
         if self._folders and (relative := self._below_a_folder(address)):
@@ -85,6 +84,20 @@ class MediaFetcher:
             except FileNotFoundError:  # dropped from the cache between finding and opening it
                 continue
         raise MediaError("The picture does not stay in the file cache; raise X2SAM_CACHE_MB.")
+
+    def name_of(self, address: str) -> str:
+        """Names what an address means, without fetching it: the same for all ways to write it.
+
+        :raises MediaRefusedError: as :meth:`absolute`.
+        """
+        address = address.strip()
+        if address[:5].lower() == "data:":
+            return _inline_name(address)
+        if page := self.videos.find(address):
+            return f"video:{page[0]}/{page[1]}"
+        if self._folders and (relative := self._below_a_folder(address)):
+            return f"folder:{relative}"
+        return self.absolute(address)
 
     def ask_label_studio(self, path: str, limit: int) -> bytes:
         """What Label Studio's API answers to a GET of ``path``, at most ``limit`` bytes.
@@ -232,6 +245,10 @@ class KeyedLocks:
                 self._users[key] -= 1
                 if not self._users[key]:
                     del self._users[key], self._locks[key]
+
+
+def _inline_name(address: str) -> str:
+    return "data:" + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_relative(address: str) -> bool:

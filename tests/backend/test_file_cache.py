@@ -100,3 +100,11 @@ def test_many_threads(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(work, range(200))) == {50}
     assert cache.total_bytes <= 200
+
+
+def test_a_file_that_somebody_else_removed(tmp_path):
+    cache = FileCache(tmp_path, 1000, 60)
+    cache.put("a", [b"hello"]).path.unlink()
+    assert cache.get("a") is None
+    assert cache.total_bytes == 0
+    assert cache.put("a", [b"again"]).path.read_bytes() == b"again"

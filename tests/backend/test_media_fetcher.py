@@ -564,3 +564,12 @@ class TestDirectories:
 def test_a_bundle_of_certificates_that_is_none(fetcher_for):
     with pytest.raises(SettingsError, match="REQUESTS_CA_BUNDLE"):
         fetcher_for(ca_bundle="/no/such/file")
+
+
+def test_names_of_addresses(fetcher_for, pictures, tmp_path):
+    fetcher = fetcher_for(media_dirs=(str(tmp_path),))
+    whole = pictures.url + UPLOAD
+    assert fetcher.name_of(UPLOAD) == fetcher.name_of(whole) == fetcher.name_of(f" {whole}#x ") == whole
+    assert fetcher.name_of("data:,a") == fetcher.name_of(" data:,a") != fetcher.name_of("data:,b")
+    assert fetcher.name_of("a/b.png") == fetcher.name_of("/data/local-files/?d=a/b.png") == "folder:a/b.png"
+    assert pictures.seen == []
