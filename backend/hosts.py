@@ -74,8 +74,10 @@ class HostRules:
         """
         by_name = origin == self.label_studio or self._named(origin)
         if not by_name and not self._matched(origin):
+            same = f" If that is Label Studio, LABEL_STUDIO_URL begins with {origin.scheme}://{origin.netloc}."
             raise MediaRefusedError(
                 f"Pictures on {origin.netloc} may not be fetched: add the host to X2SAM_MEDIA_HOSTS of the ML backend."
+                + (same if origin.host == self.label_studio.host else "")
             )
         try:
             found = self._resolve(origin.host, origin.port, type=socket.SOCK_STREAM)

@@ -8,6 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from picture_server import picture_bytes
 from PIL import Image, ImageOps
 
@@ -182,3 +184,34 @@ def test_a_bomb_of_words_in_a_picture():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20_000_000
+
+
+WHOLE = [
+    picture_bytes(24, 16, fmt, **options)
+    for fmt, options in (
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("WEBP", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("PPM", {}),
+    )
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(
+    st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=6), st.floats(0, 1)
+)
+@settings(max_examples=300)
+def test_damage_is_told_or_gives_a_picture(content, changes, share):
+    damaged = bytearray(content)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    damaged = bytes(damaged[: round(len(damaged) * max(share, 0.3))])
+    with contextlib.suppress(MediaError):
+        picture = decode_picture(damaged, 1_000_000)
+        assert picture.pixels.dtype == np.uint8
+        assert picture.pixels.shape[2] == 3
