@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from backend.doctor_client import BackendClient, LabelStudioClient, NoAnswer, Reply
 from backend.errors import SettingsError
@@ -48,8 +48,17 @@ class NotNow(Exception):
     """A check can't be made; the text says why."""
 
 
-Asker = Callable[[dict[str, Any]], tuple[int, bytes]]
-"""Takes the body of a ``/predict`` request, returns status and body of the answer."""
+class Loaded(Protocol):
+    """A backend in this process."""
+
+    def load(self) -> str:
+        """Waits for the model and names it.
+
+        :raises BackendError: it can't be loaded.
+        """
+
+    def predict(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        """Status and body of the answer to a ``/predict`` request."""
 
 
 @dataclass
@@ -61,7 +70,7 @@ class Visit:
     backend_url: str | None = None
     project_id: int | None = None
     task_id: int | None = None
-    loaded: Asker | None = None  # a model in this process, to be asked in place of the attached one
+    loaded: Loaded | None = None  # a model in this process, to be asked in place of the attached one
     user: str = ""
     project: dict[str, Any] = field(default_factory=dict)
     config: LabelConfig | None = None

@@ -68,6 +68,28 @@ def _media_problem(error: MediaError) -> Problem:
     return Problem(text, "Open the task in Label Studio and see whether the picture is shown there.")
 
 
+def check_model(visit: Visit) -> Finding | str:
+    """The model that answers is loaded: the one of this process, else that of the attached backend."""
+    if visit.loaded is not None:
+        begun = time.perf_counter()
+        try:
+            name = visit.loaded.load()
+        except EXPECTED as error:
+            raise Problem(str(error), "Name another with --model, or mend what it says.") from error
+        return f"{name}, loaded in {time.perf_counter() - begun:.1f} s"
+    if not visit.connected:
+        raise NotNow("no backend is connected; --model nano loads one in this process")
+    url = str(visit.row.get("url"))
+    try:
+        health = visit.backend(url).ask("GET", "/health")
+    except NoAnswer as error:
+        raise NotNow(f"{shown(url)} is not reached from this machine ({error})") from error
+    name = f"{health.entry('version')} on {health.entry('device')}"
+    if health.entry("state") == "ready":
+        return name
+    return Finding(Mark.NOTE, f"{health.entry('model')} is {health.entry('state')}", "Wait, or look into its log.")
+
+
 def check_predict(visit: Visit) -> Finding | str:
     """A click, a box or a word on the picture is answered: by the model loaded here, else through Label Studio."""
     prompt = _prompt(visit)
@@ -81,9 +103,10 @@ def check_predict(visit: Visit) -> Finding | str:
     told = " ".join(_sentences(items))
     if not _regions(items) and prompt["type"] != "textarea":
         raise Problem(f"a click in the middle gave no mask: {told or 'the answer is empty'}", "See the sentence.")
-    took = f"{len(_regions(items))} masks in {1e3 * seconds:.0f} ms for a {_KINDS[prompt['type']]}"
+    count = len(_regions(items))
+    took = f"{count} mask{'s' if count != 1 else ''} in {1e3 * seconds:.0f} ms for a {_KINDS[prompt['type']]}"
     if seconds > _SLOW:
-        mend = "Take a smaller model or a GPU; the first answer after a start, and of a new picture, takes longest."
+        mend = "Take a smaller model or a GPU; the first answer after a start takes longest."
         return Finding(Mark.NOTE, took, mend)
     return took
 
@@ -119,7 +142,7 @@ def _paged(visit: Visit, tag: ObjectTag) -> bool:
 
 
 def _ask_loaded(visit: Visit, prompt: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    status, body = visit.loaded(_request(visit, prompt))
+    status, body = visit.loaded.predict(_request(visit, prompt))
     return _first_result(status, body)
 
 

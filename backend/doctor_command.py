@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from flask import Flask
 from rich.console import Console
 from rich.markup import escape
 
-from backend.doctor import Asker, Check, Finding, Looked, Mark, Visit, as_json, healthy, walk
-from backend.doctor_answer import check_decode, check_encode, check_media, check_predict, check_size
+from backend.doctor import Check, Finding, Looked, Mark, Visit, as_json, healthy, walk
+from backend.doctor_answer import check_decode, check_encode, check_media, check_model, check_predict, check_size
 from backend.doctor_client import LabelStudioClient
 from backend.doctor_connection import (
     check_address,
@@ -44,10 +45,12 @@ CHECKS = (
     Check("task", "Task", check_task, ("project",)),
     Check("media", "Fetching its picture", check_media, ("task",)),
     Check("decode", "Reading its picture", check_decode, ("media",)),
-    Check("predict", "Answering a prompt", check_predict, ("decode",)),
+    Check("model", "Model", check_model),
+    Check("predict", "Answering a prompt", check_predict, ("decode", "model")),
     Check("encode", "The answer's masks", check_encode, ("predict",)),
     Check("size", "The answer's size", check_size, ("predict",)),
 )
+_LOAD_SECONDS = 900.0  # nobody else waits, and large models take minutes
 _SIGNS = {
     Mark.OK: "[green]✓[/]",
     Mark.NOTE: "[yellow]![/]",
@@ -104,7 +107,7 @@ def line(title: str, finding: Finding) -> str:
 
 
 @contextmanager
-def loaded(settings: Settings, wanted: bool) -> Iterator[Asker | None]:
+def loaded(settings: Settings, wanted: bool) -> Iterator[LoadedBackend | None]:
     """The whole backend in this process, with the model of the settings; None unless it is ``wanted``."""
     if not wanted:
         yield None
@@ -116,16 +119,26 @@ def loaded(settings: Settings, wanted: bool) -> Iterator[Asker | None]:
         # beside a backend that runs: nothing of its caches on disk, and no work that nobody waits for
         alone = replace(settings, media_cache_dir=folder, features_dir="", features_disk_bytes=0, warm_tasks=0)
         app = create_app(alone, lambda: load_engine(alone))
-        auth = (settings.basic_auth_user, settings.basic_auth_pass) if settings.basic_auth_user else None
-
-        def ask(body: dict[str, Any]) -> tuple[int, bytes]:
-            answer = app.test_client().post("/predict", json=body, auth=auth)
-            return answer.status_code, answer.get_data()
-
         try:
-            yield ask
+            yield LoadedBackend(app, alone)
         finally:
             close_services(app.extensions["x2sam"])
+
+
+class LoadedBackend:
+    """The backend's web application, asked without a network."""
+
+    def __init__(self, app: Flask, settings: Settings):
+        self._app = app
+        self._auth = (settings.basic_auth_user, settings.basic_auth_pass) if settings.basic_auth_user else None
+
+    def load(self) -> str:
+        engine = self._app.extensions["x2sam"].engines.wait(_LOAD_SECONDS)
+        return f"{engine.version} on {engine.device}"
+
+    def predict(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        answer = self._app.test_client().post("/predict", json=body, auth=self._auth)
+        return answer.status_code, answer.get_data()
 
 
 def write(path: Path, report: dict[str, Any]) -> None:

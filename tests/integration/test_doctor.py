@@ -203,9 +203,12 @@ def signed_in(server: LabelStudioServer) -> Iterator[requests.Session]:
 def test_nothing_is_found_where_nothing_is_wrong(ward, whole):
     report = ward.examine("--project", whole)
     assert report.healthy and report.exit_code == 0, report.output
-    assert {check["mark"] for check in report.checks.values()} == {"ok"}, report.output
-    assert "1 masks" in report.checks["predict"]["text"] and "320 x 240" in report.checks["encode"]["text"]
-    assert report.output.count("✓") == len(report.checks)
+    # a slow machine is remarked
+    marks = {name: check["mark"] for name, check in report.checks.items() if name != "predict"}
+    assert set(marks.values()) == {"ok"} and report.mark("predict") in QUIET, report.output
+    assert report.checks["model"]["text"] == "fake-0001 on cpu" and "1 mask in" in report.checks["predict"]["text"]
+    assert "320 x 240" in report.checks["encode"]["text"]
+    assert report.output.count("✓") >= len(marks)
 
 
 def test_without_a_project_it_lists_them(ward, whole):
@@ -529,7 +532,14 @@ def test_a_model_that_can_not_be_loaded(ward):
 def test_a_model_of_its_own(ward):
     report = ward.examine("--project", ward.project(), "--model", "nano")
     assert report.failures() == {"attached"}
+    assert "nano" in report.checks["model"]["text"]
     assert report.mark("predict") in QUIET and report.mark("encode") == "ok" and report.mark("size") == "ok"
+
+
+def test_a_model_that_is_not_there(ward):
+    report = ward.examine("--project", ward.project(), "--model", "no-such-model")
+    report.failed("model", "no-such-model", "python -m x2sam download")
+    assert report.mark("predict") == "skipped"
 
 
 def test_settings_that_can_not_be_read(ward):
