@@ -133,10 +133,11 @@ def test_finished_tasks_are_passed_over_and_nothing_is_locked(workplace, project
 
 def test_the_order_of_uncertain_tasks(workplace, project, counters):
     server, (number, backend, tasks) = workplace.label_studio, project
-    server.api("PATCH", f"/api/projects/{number}/", {"sampling": "Uncertainty sampling"})
     for task, score in zip(tasks, (0.9, 0.8, 0.7, 0.6, 0.1, 0.2, 0.3, 0.5), strict=True):
         body = {"task": task, "result": [], "score": score, "model_version": "v1"}
         server.api("POST", "/api/predictions/", body)
+    # the scores that count are those of the project's own version
+    server.api("PATCH", f"/api/projects/{number}/", {"sampling": "Uncertainty sampling", "model_version": "v1"})
     before = counters.settled()
     server.ask(backend, tasks[0], click(50, 50, SIZE, "a"))
     assert counters.encoded_since(before) == 1 + NEXT
