@@ -145,14 +145,44 @@ def test_our_configurations_are_what_they_say(path):
     assert set(config.controls) <= {control.name for control in interface.controls}
     if "video_boxes" not in path.stem:
         tag = config.picture()
-        labels = {label.value for label in config.output(tag.name).labels}
-        assert all({label.value for label in control.labels} in (labels, set()) for control in config.on(tag.name))
+        for prompt in (control for control in config.on(tag.name) if control.smart and control.labels):
+            for label in prompt.labels:
+                answer = config.output(tag.name, prompt.name, label.value)
+                assert answer.label_value(label.value) == label.value and not answer.smart
         assert tag.pages == path.stem.startswith("video")
 
 
-def test_there_are_five_configurations():
+def test_tags_that_find_all():
+    names = ("point_all", "ALL", "find-all", "all2", "small", "wall", "ball_point", "overall")
+    tags = "".join(f'<KeyPointLabels name="{name}" toName="i" smart="true"/>' for name in names)
+    tags += '<KeyPointLabels name="said" toName="i" find="all"/><KeyPointLabels name="all_but" toName="i" find="one"/>'
+    config = parse_label_config(f"<View>{tags}</View>")
+    found = {name for name, control in config.controls.items() if control.finds_all}
+    assert found == {"point_all", "ALL", "find-all", "said"}
+
+
+@pytest.mark.parametrize("value", ["wide", "-1", "nan", "1e9"])
+def test_a_tolerance_that_is_none(value):
+    xml = f'<View><PolygonLabels name="p" toName="i" tolerance="{value}"/></View>'
+    with pytest.raises(LabelConfigError, match="tolerance on 'p'"):
+        parse_label_config(xml).controls["p"].pixels("tolerance", 0.5)
+
+
+def test_plain_tags_have_the_labels_of_their_picture():
+    config = parse_label_config("""<View><Image name="i" value="$i"/><Image name="j" value="$j"/>
+      <Labels name="kinds" toName="j"><Label value="A"/></Labels><Brush name="b" toName="j"/>
+      <Brush name="c" toName="i"/></View>""")
+    assert [(label.value, tag.name, tag.labels_name) for label, tag in config.labels_on("j")] == [("A", "b", "kinds")]
+    with pytest.raises(LabelConfigError, match="no tag for masks"):
+        config.outputs("i")
+
+
+def test_the_configurations():
     assert [path.stem for path in OUR_CONFIGS] == [
         "image_clicks",
+        "image_find_all",
+        "image_outlines",
+        "image_panoptic",
         "image_text",
         "video_boxes",
         "video_frames",
