@@ -14,7 +14,7 @@ from typing import Any
 
 from playwright.sync_api import Page, Response
 
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 _KEYS = {"KeyPointTool": "k", "RectangleTool": "r"}
 
 _READY = """() => {

@@ -14,9 +14,18 @@ from backend.rle import decode_mask
 
 
 def masks_of(items: Iterable[dict[str, Any]]) -> list[tuple[str, np.ndarray]]:
-    """Label and mask, bool (H, W), of every brush and bitmask of an annotation, in its order."""
-    kinds = {"brushlabels": _brush, "bitmasklabels": _bitmask}
-    return [(item["value"][item["type"]][0], kinds[item["type"]](item)) for item in items if item["type"] in kinds]
+    """Label and mask, bool (H, W), of every brush and bitmask of an annotation, in its order.
+
+    An answer's text that arrives while a kept mask is chosen is stored once more by Label Studio under the mask's
+    control, with a label and no pixels: such items are no masks.
+    """
+    kinds = {"brushlabels": ("rle", _brush), "bitmasklabels": ("imageDataURL", _bitmask)}
+    masks = []
+    for item in items:
+        key, read = kinds.get(item["type"], ("", None))
+        if key in item["value"]:
+            masks.append((item["value"][item["type"]][0], read(item)))
+    return masks
 
 
 def _brush(item: dict[str, Any]) -> np.ndarray:

@@ -17,6 +17,8 @@ from saved_masks import masks_of
 from workplace import NANO, ROOT
 
 GUIDE = ROOT / "label_config" / "guide"
+SHADOW = (46.0, 76.0)  # percent: what lies under the bus in the picture of the first click
+CHAIR = (17.0, 18.0)
 WIDTH, QUALITY, LARGEST = 1100, 80, 150_000
 
 pytestmark = pytest.mark.skipif(not NANO.is_file(), reason="x2sam/checkpoints/nano is not there")
@@ -76,7 +78,7 @@ def test_clicks_and_a_box_as_the_demo_tells(editor, made, saved, keep):
     assert "press 1 and click once more" in told
     assert "Alt + click" in told
     editor.choose_by_key("1", "point: Object")
-    wrong = farthest(before, x, y)
+    wrong = SHADOW if at(before, *SHADOW) else farthest(before, x, y)
     second = editor.click(*wrong, negative=True)
     (after,) = answered(second)
     assert at(after, x, y)
@@ -114,9 +116,9 @@ def farthest(mask, x, y):
 def test_words_as_the_demo_tells(editor, made, saved, keep):
     projects, told = made
     assert "type what you look for" in told
-    editor.open(projects.pictures, projects.tasks["stop_sign.jpg"])
+    editor.open(projects.pictures, projects.tasks["airplane.jpg"])
     editor.switch_on()
-    answer = editor.type("the red sign")
+    answer = editor.type("the airplane")
     assert editor.shown("reply") == answer.told()
     assert answer.told().startswith("Found")
     keep("6-words")
@@ -137,9 +139,9 @@ def test_a_page_of_the_clip(editor, made, label_studio, saved, keep):
     editor.next_page()
     editor.choose("1", "point: Object 1")
     editor.take_up("KeyPointTool")
-    answer = editor.click(50, 50)
+    answer = editor.click(*CHAIR)
     (mask,) = answered(answer)
-    assert at(mask, 50, 50)
+    assert at(mask, *CHAIR)
     keep("7-pages")
     editor.accept()
     items = saved(editor.submit())
