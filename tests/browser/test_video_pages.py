@@ -1,4 +1,4 @@
-"""Pages of an imported video in the browser: they come from another origin, the backend, and their pixels can be read."""
+"""Pages of an imported video in the browser: they come from another origin, and their pixels can be read."""
 
 from __future__ import annotations
 
