@@ -157,9 +157,9 @@ class History:
     def _open_box(self, object_id: str, page: int, label: str | None) -> Prompt | None:
         """The box in the draft that gave the object its name."""
         for region in self._work.prompts:
-            if region.box and (region.page or 0, region.label) == (page, label):
-                if object_name(self._task_id, label, region.id) == object_id:
-                    return drawn_prompt([region], self._size_of(page))
+            here = region.box and (region.page or 0, region.label) == (page, label)
+            if here and object_name(self._task_id, label, region.id) == object_id:
+                return drawn_prompt([region], self._size_of(page))
         return None
 
     def _nearest(self, click: DrawnRegion) -> str | None:
