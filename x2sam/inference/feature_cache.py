@@ -104,6 +104,10 @@ class FeatureCache:
         with self._lock:
             return FeatureCounts(self.hits, self.restored, self.misses, self.used, stored)
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a value is in memory; asking is no use of it."""
+        return key in self._items
+
     def __len__(self) -> int:
         return len(self._items)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -20,12 +23,24 @@ from x2sam.stages import stage
 Kept = TypeVar("Kept", bound=Sized)
 
 
+@dataclass
+class _Held:
+    """A frame that ``users`` jobs look at."""
+
+    picture: np.ndarray
+    digest: str | None
+    users: int = 0
+
+
 class Looking:
     """The features of one piece of media. ``key`` names it in the cache that all media share; ``named``: somebody gave
     it that name and may come back with it.
 
     Where the frames tell a digest of their content (see :class:`x2sam.inference.frames.FrameSource`), features are
     kept by that, so the same picture is known again in other media and after a restart.
+
+    A frame may come from a network or a slow disk, so whoever hands a job to the device's thread opens :meth:`hold`
+    around it: the thread then finds every frame in memory and waits for nobody.
     """
 
     def __init__(
@@ -33,7 +48,9 @@ class Looking:
     ):
         self.interpreter, self.cache, self.frames, self.key, self.named = interpreter, cache, frames, key, named
         self.model: X2SAM = interpreter.model
-        self._digest = getattr(frames, "digest", None)
+        self._digest_of = getattr(frames, "digest", None)
+        self._held: dict[int, _Held] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -41,7 +58,41 @@ class Looking:
     def picture(self, frame: int) -> np.ndarray:
         if not 0 <= frame < len(self.frames):
             raise FramesError(f"there is no frame {frame}; this media has {len(self.frames)} (counted from 0)")
-        return self.frames[frame]
+        held = self._held.get(frame)
+        return self.frames[frame] if held is None else held.picture
+
+    @contextmanager
+    def hold(self, frames: Iterable[int]) -> Iterator[None]:
+        """Fetches and decodes frames in this thread and keeps them for the jobs that are run inside.
+
+        Raises FramesError, or what the source raises, for a frame that can't be had.
+        """
+        taken: list[int] = []
+        try:
+            for frame in dict.fromkeys(frames):
+                self._take(frame)
+                taken.append(frame)
+            yield
+        finally:
+            with self._lock:
+                for frame in taken:
+                    self._held[frame].users -= 1
+                    if not self._held[frame].users:
+                        del self._held[frame]
+
+    def _take(self, frame: int) -> None:
+        with self._lock:
+            held = self._held.get(frame)
+        if held is None:  # outside the lock: others may look at frames that are here
+            held = _Held(self.picture(frame), None if self._digest_of is None else str(self._digest_of(frame)))
+        with self._lock:
+            self._held.setdefault(frame, held).users += 1
+
+    def seen(self, task: Task, frame: int) -> list[int]:
+        """The frames that an answer about ``frame`` looks at: to be held for it."""
+        shown = self.shown(task, frame)
+        known = self._digest_of is None and self._place(f"looked {task.modality}", shown) in self.cache
+        return [frame] if known else shown
 
     def sizes(self, frame: int) -> FrameSizes:
         return frame_sizes(*self.picture(frame).shape[:2], self.model.config.preprocess)
@@ -80,11 +131,18 @@ class Looking:
     def _kept(self, what: str, shown: list[int], make: Callable[[], Kept]) -> Kept:
         """The cached value of frames: by their content where that is known, else by their places in the media."""
         with stage("encode"):
-            if self._digest is None:
-                return self.cache.get((self.key, what, *shown), make)
+            if self._digest_of is None:
+                return self.cache.get(self._place(what, shown), make)
             # the size too: the same file may be decoded at another size under other settings
-            content = tuple((str(self._digest(i)), *map(int, self.picture(i).shape[:2])) for i in shown)
+            content = tuple((self._digest(i), *map(int, self.picture(i).shape[:2])) for i in shown)
             return self.cache.get(("content", what, *content), make, lasting=True)
+
+    def _place(self, what: str, shown: list[int]) -> Hashable:
+        return (self.key, what, *shown)
+
+    def _digest(self, frame: int) -> str:
+        held = self._held.get(frame)
+        return str(self._digest_of(frame)) if held is None else held.digest
 
     def _same_size(self, index: int, frame: int) -> np.ndarray:
         """A clip for the language model needs one size; pages of a task may differ, so they follow the prompted one."""

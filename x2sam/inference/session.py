@@ -75,10 +75,9 @@ class Session:
         """Computes what the first click on ``frame`` needs of the picture, piece by piece, so that other requests get
         in between. Returns the bytes of it. Raises like :meth:`segment`."""
         looking, task = self.looking, find_task("intseg", self.modality)
-        for shown in looking.shown(task, frame):  # decoding is no work for the device's thread
-            looking.picture(shown)
         pieces = (lambda: looking.encoded(frame), lambda: looking.features(frame), lambda: looking.looked(task, frame))
-        return sum(self.engine.run(piece, priority).nbytes for piece in pieces)
+        with looking.hold(looking.seen(task, frame)):
+            return sum(self.engine.run(piece, priority).nbytes for piece in pieces)
 
     # prompts
 
@@ -104,7 +103,8 @@ class Session:
             how = Priority.CLICK if priority is None else priority
             return [self._segment_object(p, frame, task, how, replaces) for p in single]
         how = Priority.TEXT if priority is None else priority
-        return self.engine.run(lambda: self._segment_words(prompt, frame, task), how, replaces)
+        with self.looking.hold(self.looking.seen(task, frame)):
+            return self.engine.run(lambda: self._segment_words(prompt, frame, task), how, replaces)
 
     def _task_of(self, prompt: Prompt) -> Task:
         """The task that the prompt asks for; clicks that only take away are corrections of one object."""
@@ -124,7 +124,8 @@ class Session:
             found = self._recall(key)
             if found is None:
                 job = lambda b=beginning, c=current, m=mask: self.rounds.answer(b, c, m, frame, task)  # noqa: E731
-                answer = self.engine.run(job, priority, replaces)
+                with self.looking.hold(self.looking.seen(task, frame)):
+                    answer = self.engine.run(job, priority, replaces)
                 found = (answer, self._finish(image, answer, beginning, mask))
                 self._keep(key, found)
             current, mask = found
@@ -195,7 +196,8 @@ class Session:
             looked = self.looking.looked(task, frame)
             return self.looking.interpreter.generate(looked, task, query, self.engine.generate_limit).text or ""
 
-        return self.engine.run(answer, Priority.TEXT, timeout=timeout), []
+        with self.looking.hold(self.looking.seen(task, frame)):
+            return self.engine.run(answer, Priority.TEXT, timeout=timeout), []
 
     # tracking
 
@@ -217,7 +219,8 @@ class Session:
         """An object that is known by its mask only."""
         task = find_task("intseg", self.modality)
         region = region_masks([mask], self.looking.sizes(frame))[0]
-        condition = self.engine.run(lambda: self.rounds.read(region, frame, task), Priority.CLICK)
+        with self.looking.hold(self.looking.seen(task, frame)):
+            condition = self.engine.run(lambda: self.rounds.read(region, frame, task), Priority.CLICK)
         known = Tracked(object_id, condition, Rule(task, region=region))
         with self._lock:
             return self._objects.setdefault(object_id, known)
@@ -303,7 +306,8 @@ class Session:
 
     def advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
         """The next frame of a track, between other requests; ``first``: nothing came before it."""
-        return self.engine.run(lambda: self._advance(track, frame, first), Priority.TRACK)
+        with self.looking.hold([frame]):
+            return self.engine.run(lambda: self._advance(track, frame, first), Priority.TRACK)
 
     def _advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
         looking = self.looking

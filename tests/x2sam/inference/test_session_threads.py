@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from x2sam.errors import CancelledError
+from x2sam.errors import CancelledError, FramesError
 from x2sam.inference.scheduler import Priority
 from x2sam.structures import Point, Prompt
 
@@ -113,3 +113,44 @@ def test_priorities_reach_the_scheduler(video, monkeypatch):
     video.segment(Prompt(points=(MORE,)), priority=Priority.BATCH)
     next(iter(video.track([name])))
     assert seen == [Priority.CLICK, Priority.TEXT, Priority.BATCH, Priority.TRACK]
+
+
+class FarFrames:
+    """Frames from a place that takes time: notes which threads had to go there."""
+
+    def __init__(self, told: bool):
+        self.threads: set[str] = set()
+        if told:
+            self.digest = lambda frame: self._came() or f"frame {frame}"
+
+    def __len__(self) -> int:
+        return len(CLIP)
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        self._came()
+        return CLIP[frame]
+
+    def _came(self) -> None:
+        self.threads.add(threading.current_thread().name)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by content", "by place"])
+def test_the_device_never_waits_for_frames_to_come(build_engine, tiny_model, told):
+    frames = FarFrames(told)
+    with build_engine(tiny_model, snap=False, generate_limit=4) as engine:
+        session = engine.open(frames, key="far")
+        session.prepare(1)
+        name = session.segment(CLICK, 0)[0].object_id
+        session.segment(Prompt(text="the circle"), 2)
+        session.chat("what is it?", 3)
+        session.correct(4, "drawn", np.ones(session.size(4), bool))
+        assert len(list(session.track([name, "drawn"], direction="both"))) == len(CLIP)
+        assert frames.threads == {threading.current_thread().name}
+        assert not session.looking._held
+
+
+def test_a_frame_that_does_not_come_leaves_nothing_held(engine):
+    session = engine.open(CLIP)
+    with pytest.raises(FramesError), session.looking.hold([0, 1, 99]):
+        pass
+    assert not session.looking._held
