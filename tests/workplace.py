@@ -28,13 +28,15 @@ class Workplace:
     label_studio: Any
     engine: str
     url: str
+    predicts: bool = True
     projects: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def project(self, config: str) -> tuple[int, int]:
-        """Ids of the project and its backend."""
+        """Ids of the project and its backend. Where ``predicts``, opening a task there asks for a prediction."""
         if config not in self.projects:
             xml = (ROOT / "label_config" / f"{config}.xml").read_text(encoding="utf-8")
-            project = self.label_studio.create_project(f"{config} {self.engine}", xml)
+            title = f"{config} {self.engine}"
+            project = self.label_studio.create_project(title, xml, show_collab_predictions=self.predicts)
             for folder in sorted(path for path in self.label_studio.files_root.iterdir() if path.is_dir()):
                 self.label_studio.serve_folder(project, folder)
             self.projects[config] = project, self.label_studio.attach_backend(project, self.url)
@@ -81,7 +83,7 @@ def label_studio(tmp_path_factory, files) -> Iterator[Any]:
     server = LabelStudioServer(python.absolute(), tmp_path_factory.mktemp("label-studio"), files)
     server.start()
     try:
-        server.wait_ready(300)
+        server.wait_ready(480)
         yield server
     finally:
         server.stop()
@@ -103,6 +105,7 @@ def workplaces(tmp_path_factory, label_studio) -> Iterator[Callable[[str], Workp
                 "LABEL_STUDIO_URL": label_studio.url,
                 "LABEL_STUDIO_API_KEY": label_studio.token,
                 "X2SAM_CACHE_DIR": str(folder / "cache"),
+                "X2SAM_STATE_DIR": str(folder / "state"),
             }
             url = f"http://127.0.0.1:{port}"
             command = [sys.executable, *(fake if engine == "fake" else real)]
