@@ -86,7 +86,9 @@ def start_backend(label_studio: LabelStudioServer, folder: Path, model: str) -> 
     environment = os.environ | {
         "LABEL_STUDIO_URL": label_studio.url,
         "LABEL_STUDIO_API_KEY": label_studio.token,
+        "BACKEND_PUBLIC_URL": url,
         "X2SAM_CACHE_DIR": str(folder / "cache"),
+        "X2SAM_STATE_DIR": str(folder / "state"),
     }
     command = [sys.executable, "-m", "backend", "serve", "--port", str(port), "--model", model]
     return ChildServer("the ML backend", command, folder / "backend.log", f"{url}/ready", environment, ROOT), url

@@ -68,7 +68,9 @@ def answer(folder: Path, name: str, tag: str, x: float, y: float) -> dict:
     from backend.app import close_services, create_app
     from backend.settings import Settings
 
-    settings = Settings(media_dirs=(str(folder),), media_cache_dir=str(folder / "cache"))
+    settings = Settings(
+        media_dirs=(str(folder),), media_cache_dir=str(folder / "cache"), state_dir=str(folder / "state")
+    )
     app = create_app(settings, SmallEngine)
     click = {"x": x, "y": y, "width": 0.2, "keypointlabels": ["Object"]}
     item = {"id": "a", "from_name": "point", "to_name": "image", "type": "keypointlabels", "value": click}

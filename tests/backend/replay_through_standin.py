@@ -22,7 +22,8 @@ from backend.settings import Settings
 def main() -> None:
     url, folder, *files = sys.argv[1:]
     assert issubclass(X2SAMModel, LabelStudioMLBase)
-    services = create_services(Settings(label_studio_url=url, media_cache_dir=folder), FakeEngine)
+    settings = Settings(label_studio_url=url, media_cache_dir=folder, state_dir=str(Path(folder) / "state"))
+    services = create_services(settings, FakeEngine)
     services.engines.wait(10)
     client = init_app(X2SAMModel.bound_to(services)).test_client()
     answers = {}

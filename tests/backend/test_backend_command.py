@@ -26,7 +26,6 @@ from fake_engine import FakeEngine
 import backend.wsgi
 backend.wsgi.load_engine = lambda settings: FakeEngine()
 from backend.cli import app
-from backend.settings import Settings, unknown_settings
 app(["serve", "--port", {port!r}, "--model", "nano"])
 """
 
@@ -110,7 +109,8 @@ def test_a_mistyped_setting_is_told():
 def test_serving_and_stopping(captured, tmp_path):
     port = free_port()
     code = SERVE.format(here=str(Path(__file__).parent), port=port)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "X2SAM_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "X2SAM_CACHE_DIR": str(tmp_path / "cache")}
+    environment["X2SAM_STATE_DIR"] = str(tmp_path / "state")
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         health = None

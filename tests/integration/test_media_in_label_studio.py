@@ -241,6 +241,7 @@ def attached(tmp_path_factory, label_studio, project, bucket, personal_token) ->
         "LABEL_STUDIO_URL": label_studio.url,
         "LABEL_STUDIO_API_KEY": personal_token,
         "X2SAM_CACHE_DIR": str(folder / "cache"),
+        "X2SAM_STATE_DIR": str(folder / "state"),
         "X2SAM_MEDIA_HOSTS": bucket.host,
     }
     url = f"http://127.0.0.1:{port}"
