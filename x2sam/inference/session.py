@@ -227,13 +227,14 @@ class Session:
 
     def track(
         self, object_ids: Sequence[str], start: int = 0, stop: int | None = None, direction: str = "forward",
-        memory: str | None = None,
-    ) -> Iterator[FrameMasks]:  # fmt: skip
+        memory: str | None = None, pauses: bool = False,
+    ) -> Iterator[FrameMasks | None]:  # fmt: skip
         """Masks of the objects on frames ``start`` to ``stop`` - 1, in the order in which they are computed.
 
         ``direction`` is ``forward``, ``backward`` or ``both`` (forward first): from the first frame on which one of
         the objects was prompted or corrected towards the end, from the last such frame towards the beginning. Other
-        requests get in between the frames.
+        requests get in between the frames. With ``pauses`` None comes after each frame whose masks come later, which
+        is so on the way to a corrected frame: whoever has to stop in time can do so there, and go on later.
         """
         objects = self.objects(object_ids)
         stop = len(self) if stop is None else min(stop, len(self))
@@ -247,41 +248,49 @@ class Session:
             raise PromptError(f"the direction is forward, backward or both, not {direction!r}")
         mode = memory or self.engine.memory
         for number, frames in enumerate(walks[direction]):
-            for frame, masks in self._walk(objects, frames, mode):
-                if start <= frame < stop and not (number and frame == frames[0]):
-                    yield FrameMasks(frame, masks)
+            for walked in self._walk(objects, frames, mode):
+                if walked is None:
+                    if pauses:
+                        yield None
+                elif start <= walked.frame < stop and not (number and walked.frame == frames[0]):
+                    yield walked
 
-    def _walk(self, objects: Sequence[Tracked], frames: range, mode: str) -> Iterator[tuple[int, list[Mask]]]:
+    def _walk(self, objects: Sequence[Tracked], frames: range, mode: str) -> Iterator[FrameMasks | None]:
         """Masks frame by frame. On the way to a frame that a person corrected they come once that has been reached
-        and walked back from."""
+        and walked back from; until then None does."""
         track = ObjectTrack(self.looking.model, objects, mode)
         ahead = meeting_frames(objects, frames) if track.followers else []
         waiting: list[Stop] = []
         for frame in frames:
             stop = self.advance(track, frame, frame == frames[0])
             if frame == frames[0] or not ahead:
-                yield frame, _masks_of(stop.found)
+                yield FrameMasks(frame, _masks_of(stop.found))
                 continue
             waiting.append(stop)
+            yield None
             if frame == ahead[0]:
                 ahead.pop(0)
-                for one, found in self._met(objects, waiting, frames.step, mode):
-                    yield one, _masks_of(found)
+                yield from self._met(objects, waiting, frames.step, mode)
                 waiting = []
 
     def _met(
         self, objects: Sequence[Tracked], waiting: Sequence[Stop], step: int, mode: str
-    ) -> Iterator[tuple[int, dict[str, Found]]]:
-        """The stops on the way to a corrected frame, the last of ``waiting``, with what the walk back from it finds."""
+    ) -> Iterator[FrameMasks | None]:
+        """The stops on the way to a corrected frame, the last of ``waiting``, with what the walk back from it finds:
+        None for each frame on the way back, then the masks."""
         end = waiting[-1].frame
         returning = from_the_other_side(objects, end)
         track = ObjectTrack(self.looking.model, returning, mode)
         spans = {o.object_id: span_before(o, end, step) for o in returning}
-        back = {s.frame: self.advance(track, s.frame, s.frame == end) for s in (reversed(waiting) if returning else ())}
+        back: dict[int, Stop] = {}
+        for stop in reversed(waiting) if returning else ():
+            back[stop.frame] = self.advance(track, stop.frame, stop.frame == end)
+            yield None
         exclusive = mode == "pinned"
         for stop in waiting:
             known = stop.frame in back
-            yield stop.frame, meet(stop, back[stop.frame], end, spans, exclusive) if known else dict(stop.found)
+            found = meet(stop, back[stop.frame], end, spans, exclusive) if known else stop.found
+            yield FrameMasks(stop.frame, _masks_of(found))
 
     def objects(self, object_ids: Sequence[str]) -> list[Tracked]:
         """What is known of the objects. Raises PromptError for those that were never prompted, and for none at all."""

@@ -89,3 +89,18 @@ def test_a_correction_mends_the_frames_before_it(build_engine, sketching_model):
     assert all((m & true).sum() > 0.8 * true.sum() for m in alone)
     again = [f.masks[0].mask for f in session.track(["a"], direction="backward")]
     assert np.array_equal(again[0], true) and np.array_equal(again[-1], bad)
+
+
+def test_who_has_to_stop_in_time_can_stop_on_the_way_to_a_corrected_frame(build_engine, sketching_model):
+    picture = np.full((60, 80, 3), 60, np.uint8)
+    picture[20:40, 30:50] = (220, 60, 40)
+    mask = picture[..., 0] > 100
+    session = build_engine(sketching_model).open(np.stack([picture] * 5))
+    for frame in (0, 3):
+        session.correct(frame, "a", mask)
+    steps = list(session.track(["a"], pauses=True))
+    assert [step and step.frame for step in steps] == [0, *[None] * 3, *[None] * 4, 1, 2, 3, 4]
+    plain = list(session.track(["a"]))
+    assert [step.frame for step in plain] == [0, 1, 2, 3, 4]
+    for one, other in zip(plain, filter(None, steps), strict=True):
+        np.testing.assert_array_equal(one.masks[0].mask, other.masks[0].mask)
