@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from backend.doctor_client import BackendClient, LabelStudioClient, NoAnswer, Reply
-from backend.errors import SettingsError
+from backend.clients import BackendClient, LabelStudioClient, NoAnswer, Reply
+from backend.errors import BackendError
 from backend.label_config import LabelConfig
 from backend.settings import Settings
 
@@ -152,7 +152,7 @@ def _looked(check: Check, visit: Visit) -> Finding:
         return Finding(Mark.FAILED, str(problem), problem.mend)
     except NotNow as reason:
         return Finding(Mark.SKIPPED, str(reason))
-    except SettingsError as error:
+    except BackendError as error:  # of a setting, or of a server that answers in no known way
         return Finding(Mark.FAILED, str(error), "Mend the environment of the ML backend.")
     return Finding(Mark.OK, found) if isinstance(found, str) else found
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from backend.clients import NoAnswer, shown
 from backend.doctor import Finding, Mark, NotNow, Problem, Visit
-from backend.doctor_client import NoAnswer, shown
 from backend.doctor_setup import prompt_tags
 from backend.errors import EXPECTED, MediaError
 from backend.file_cache import FileCache

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from backend.auth import SECRET_HEADER
+from backend.clients import NoAnswer, shown
 from backend.doctor import Finding, Mark, NotNow, Problem, Visit
-from backend.doctor_client import NoAnswer, shown
 
 _ROW_SECONDS = 120.0  # Label Studio asks every attached backend, each up to some seconds, before it answers
 _NOT_A_NUMBER = "doctor"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from backend.clients import NoAnswer, shown
 from backend.doctor import Finding, Mark, NotNow, Problem, Visit
-from backend.doctor_client import NoAnswer, shown
 from backend.errors import LabelConfigError, MediaError
 from backend.frames import addresses_of
 from backend.label_config import OUTPUTS, ControlTag, LabelConfig, ObjectTag, parse_label_config, task_value

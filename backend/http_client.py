@@ -26,6 +26,7 @@ from backend.hosts import HostRules, Origin
 
 _CHUNK = 1 << 16
 _CONNECT_SECONDS = 5.0
+_DIGITS = 18
 _PLAIN = frozenset({"", "identity"})
 _PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 
@@ -62,12 +63,17 @@ class HttpClient:
             if time.monotonic() >= deadline:
                 break
             connection = _Connection(origin, address, deadline, self._context)
+            reached = False
             try:
+                connection.connect()
+                reached = True
                 connection.request(method, target, body, headers)
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException, ValueError) as error:
                 connection.end()
                 failure = error
+                if reached:  # it may have done already what it was asked
+                    break
                 continue
             try:
                 if connection.overdue:
@@ -100,7 +106,8 @@ class Answer:
     def length(self) -> int:
         """How many bytes were promised to come; 0 where nothing is said."""
         promised = self.header("Content-Length")
-        return int(promised) if promised.isascii() and promised.isdecimal() else 0
+        # Python refuses to read thousands of digits; nobody can send that much either
+        return int(promised[:_DIGITS]) if promised.isascii() and promised.isdecimal() else 0
 
     def chunks(self) -> Iterator[bytes]:
         """The content, unpacked, in pieces of at most 64 KB.

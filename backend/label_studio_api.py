@@ -6,14 +6,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import requests
 
+from backend.clients import Form, LabelStudioClient, NoAnswer, Reply
 from backend.errors import BackendError
 from backend.settings import Settings
-from backend.tokens import LabelStudioToken, read_access_token
 
-_CONNECT_SECONDS = 10.0
 _SECONDS = 300.0
 _PAGE = 50
 _TRIES = 4
@@ -38,10 +38,7 @@ class LabelStudioApi:
     def __init__(self, settings: Settings, pause: float = _PAUSE):
         self.url = settings.label_studio_url
         self._pause = pause
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.verify = settings.ca_bundle or True
-        self._token = LabelStudioToken(settings.label_studio_api_key, self._exchange)
+        self._client = LabelStudioClient(settings)
 
     def project(self, project: int) -> dict[str, Any]:
         """A project's settings.
@@ -58,8 +55,8 @@ class LabelStudioApi:
             query["filters"] = {"conjunction": "and", "items": [wanted]}
         seen, page = 0, 1
         while True:
-            params = {"project": project, "page": page, "page_size": _PAGE, "query": json.dumps(query)}
-            answer = self._call("GET", "/api/tasks", f"the tasks of project {project}", params=params)
+            params = urlencode({"project": project, "page": page, "page_size": _PAGE, "query": json.dumps(query)})
+            answer = self._call("GET", f"/api/tasks?{params}", f"the tasks of project {project}")
             yield from answer["tasks"]
             seen, page = seen + len(answer["tasks"]), page + 1
             if not answer["tasks"] or seen >= answer["total"]:
@@ -69,11 +66,11 @@ class LabelStudioApi:
         """Ids of new tasks, in the order of their data."""
         body = [{"data": dict(entry)} for entry in data]
         path = f"/api/projects/{project}/import?return_task_ids=1"
-        return self._call("POST", path, f"the import into project {project}", json=body)["task_ids"]
+        return self._call("POST", path, f"the import into project {project}", body)["task_ids"]
 
     def change_task(self, task: int, data: Mapping[str, Any]) -> None:
         """Replaces the data of a task; its annotations stay."""
-        self._call("PATCH", f"/api/tasks/{task}/", f"task {task}", json={"data": dict(data)})
+        self._call("PATCH", f"/api/tasks/{task}/", f"task {task}", {"data": dict(data)})
 
     def webhooks(self, project: int) -> list[dict[str, Any]]:
         """The webhooks of a project."""
@@ -81,71 +78,54 @@ class LabelStudioApi:
 
     def change_webhook(self, webhook: int, changes: Mapping[str, Any]) -> None:
         """Changes fields of a webhook; the others stay."""
-        self._call("PATCH", f"/api/webhooks/{webhook}/", f"webhook {webhook}", json=dict(changes))
+        self._call("PATCH", f"/api/webhooks/{webhook}/", f"webhook {webhook}", dict(changes))
 
     def uploads(self, project: int, ids: Sequence[int] | None = None) -> list[str]:
         """Addresses, as tasks hold them, of files that this user uploaded to a project; all of them without ``ids``."""
         params = {"all": "true"} if ids is None else {"ids": json.dumps(list(ids))}
-        path = f"/api/projects/{project}/file-uploads"
-        listed = self._call("GET", path, f"the files of project {project}", params=params)
+        path = f"/api/projects/{project}/file-uploads?{urlencode(params)}"
+        listed = self._call("GET", path, f"the files of project {project}")
         return [f"/data/{upload['file']}" for upload in listed]
 
     def upload(self, project: int, files: Mapping[str, bytes]) -> list[str]:
         """Stores JPEG files, by name, without making tasks of them; their addresses, in no particular order."""
         parts = [(f"file{i}", (name, content, "image/jpeg")) for i, (name, content) in enumerate(files.items())]
+        packed = requests.Request("POST", self.url, files=parts).prepare()
+        form = Form(packed.body, packed.headers["Content-Type"])
         path = f"/api/projects/{project}/import?commit_to_project=false"
-        stored = self._call("POST", path, f"the upload to project {project}", files=parts)
+        stored = self._call("POST", path, f"the upload to project {project}", form)
         return self.uploads(project, stored["file_upload_ids"])
 
-    def _call(self, method: str, path: str, what: str, **options: Any) -> Any:
+    def _call(self, method: str, path: str, what: str, body: Any = None) -> Any:
         tries = _TRIES if method in _SAFE else 1
         attempt = 1
         while True:
             try:
-                answer = self._asked(method, path, **options)
-            except requests.RequestException as error:
+                reply = self._client.ask(method, path, body, _SECONDS)
+            except NoAnswer as error:
                 if attempt == tries:
                     raise LabelStudioError(
-                        f"Label Studio at {self.url} can't be reached ({type(error).__name__}); check LABEL_STUDIO_URL "
-                        "and run the command again: it goes on where it stopped."
+                        f"Label Studio at {self.url} can't be reached ({error}); check LABEL_STUDIO_URL and run the "
+                        "command again: it goes on where it stopped."
                     ) from error
             else:
-                if answer.status_code < 500 or attempt == tries:
-                    return self._good(answer, what)
+                if reply.status < 500 or attempt == tries:
+                    return self._good(reply, what)
             time.sleep(self._pause * 2**attempt)
             attempt += 1
 
-    def _asked(self, method: str, path: str, **options: Any) -> requests.Response:
-        """One answer, asked for again with a new access token when the old one ran out."""
-        timeout = (_CONNECT_SECONDS, _SECONDS)
-        answer = self._session.request(
-            method, self.url + path, headers=self._token.header(), timeout=timeout, allow_redirects=False, **options
-        )
-        if answer.status_code == 401 and self._token.refuse():
-            answer = self._session.request(
-                method, self.url + path, headers=self._token.header(), timeout=timeout, allow_redirects=False, **options
-            )
-        return answer
-
-    def _good(self, answer: requests.Response, what: str) -> Any:
-        status = answer.status_code
+    def _good(self, reply: Reply, what: str) -> Any:
+        status = reply.status
         if status in (401, 403):
             raise LabelStudioError(
-                f"Label Studio does not accept LABEL_STUDIO_API_KEY for {what}: set it to a token of a user who may."
+                f"Label Studio does not accept the {self._client.token_kind} token in LABEL_STUDIO_API_KEY for {what}: "
+                "set it to a token of a user who may."
             )
         if status == 404:
             raise NotThereError(f"Label Studio at {self.url} does not know {what}; check the number.")
         if status >= 300:
             raise LabelStudioError(f"Label Studio answered {status} to {what}; its log says more.")
-        try:
-            return answer.json() if answer.content else None
-        except ValueError as error:
-            raise LabelStudioError(f"{self.url} does not answer like Label Studio; check LABEL_STUDIO_URL.") from error
-
-    def _exchange(self, personal_token: str) -> str:
-        answer = self._session.post(
-            f"{self.url}/api/token/refresh/", json={"refresh": personal_token}, timeout=_CONNECT_SECONDS
-        )
-        if answer.status_code != 200:
-            raise LabelStudioError("Label Studio does not accept the personal access token in LABEL_STUDIO_API_KEY.")
-        return read_access_token(answer.content)
+        found = reply.json()
+        if found is None and reply.body:
+            raise LabelStudioError(f"{self.url} does not answer like Label Studio; check LABEL_STUDIO_URL.")
+        return found

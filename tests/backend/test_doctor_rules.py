@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from backend.clients import LabelStudioClient, LimitedClient, NoAnswer, shown
 from backend.doctor import Check, Finding, Mark, NotNow, Problem, Visit, as_json, healthy, walk
 from backend.doctor_answer import LARGEST_ANSWER, check_encode, check_size
-from backend.doctor_client import LabelStudioClient, LimitedClient, NoAnswer, shown
 from backend.doctor_command import CHECKS, line
+from backend.errors import MediaError
 from backend.label_config import parse_label_config
 from backend.rle import encode_mask
 from backend.settings import Settings
@@ -166,3 +167,11 @@ def test_why_nobody_answers():
     for url, reason in (("http://127.0.0.1:1", "connection is refused"), ("http://nobody.invalid", "name is unknown")):
         with pytest.raises(NoAnswer, match=reason):
             LimitedClient(url).ask("GET", "/")
+
+
+def test_a_server_that_answers_in_no_known_way_is_a_finding():
+    def look(_: Visit) -> str:
+        raise MediaError("Label Studio sent no access token for the personal one; check LABEL_STUDIO_API_KEY.")
+
+    (one,) = walk((Check("a", "First", look),), visit())
+    assert one.finding.mark == Mark.FAILED and "no access token" in one.finding.text

@@ -140,7 +140,8 @@ def test_a_personal_token_is_exchanged_and_renewed(video, label_studio, clip, mo
     assert api.project(1)["id"] == 1
     video("import", clip, "--project", 1)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", personal_token() + "x")
-    assert "personal access token" in video("import", clip, "--project", 1, code=1)
+    refusal = video("import", clip, "--project", 1, code=1)
+    assert "does not accept the personal token in LABEL_STUDIO_API_KEY" in " ".join(refusal.split())
 
 
 def test_a_deleted_task_comes_back(video, label_studio, clip):

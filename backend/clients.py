@@ -1,4 +1,5 @@
-"""Requests of the doctor: limited in time and size, without redirects and proxies, as the backend's own are."""
+"""Requests to Label Studio's API and to ML backends, for commands: limited in time and size, without redirects and
+proxies, as the fetcher's own are."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from backend.errors import MediaError, MediaTimeoutError
@@ -44,6 +45,13 @@ class Reply:
         return found.get(name) if isinstance(found, dict) else None
 
 
+class Form(NamedTuple):
+    """A body that is not JSON, and its type."""
+
+    content: bytes
+    kind: str
+
+
 class LimitedClient:
     """Requests to one server: a deadline that holds in every phase, a limit on the answer, no redirects and proxies."""
 
@@ -55,13 +63,13 @@ class LimitedClient:
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, seconds: float = 60.0
     ) -> Reply:
-        """One request; ``body`` is sent as JSON.
+        """One request; a ``body`` that is no :class:`Form` is sent as JSON.
 
         :raises NoAnswer: no connection, no answer in time, or one that is too long.
         """
-        content = None if body is None else json.dumps(body).encode()
-        given = {"Content-Type": "application/json", **(headers or {})} if content else headers or {}
-        deadline = time.monotonic() + seconds
+        form = body if body is None or isinstance(body, Form) else Form(json.dumps(body).encode(), "application/json")
+        given = {**(headers or {}), **({"Content-Type": form.kind} if form else {})}
+        content, deadline = form and form.content, time.monotonic() + seconds
         try:
             client = HttpClient(HostRules(self.url), self._ca_bundle)
             with client.request(method, self.url + path, deadline, given, content) as answer:
@@ -109,16 +117,21 @@ class LabelStudioClient:
     def ask(
         self, method: str, path: str, body: Any = None, seconds: float = 60.0, anonymous: bool = False
     ) -> Reply:
-        """One call. A personal token that is not exchanged gives status 401, as a wrong legacy one does.
+        """One call, made again with a new access token where the old one ran out. A personal token that is not
+        exchanged gives status 401, as a wrong legacy one does.
 
         :raises NoAnswer: Label Studio does not answer.
         """
+        if anonymous:
+            return self._client.ask(method, path, body, seconds=seconds)
         try:
-            headers = {} if anonymous else self._token.header()
+            reply = self._client.ask(method, path, body, self._token.header(), seconds)
+            if reply.status == 401 and self._token.refuse():
+                reply = self._client.ask(method, path, body, self._token.header(), seconds)
         except _Unexchanged as error:
             self._refused = True
             return error.reply
-        return self._client.ask(method, path, body, headers, seconds)
+        return reply
 
     def _exchange(self, personal_token: str) -> str:
         reply = self._client.ask("POST", "/api/token/refresh/", {"refresh": personal_token})
