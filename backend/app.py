@@ -115,8 +115,16 @@ def _webhook_keeper(settings: Settings, gate: Gate) -> WebhookKeeper | None:
     return WebhookKeeper(lambda: LabelStudioApi(settings), gate.webhook_secret, (settings.public_url,))
 
 
+def close_app(app: Flask) -> None:
+    """Ends what :func:`create_app` began; for the end of the process."""
+    keeper = app.extensions["x2sam-webhooks"]
+    if keeper is not None:
+        keeper.close()
+    close_services(app.extensions["x2sam"])
+
+
 def close_services(services: Services) -> None:
-    """Closes sessions and the engine; for the end of the process."""
+    """Closes sessions and the engine."""
     services.warmer.close()
     services.sessions.close()
     services.engines.close()

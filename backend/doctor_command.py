@@ -15,9 +15,9 @@ from flask import Flask
 from rich.console import Console
 from rich.markup import escape
 
+from backend.clients import LabelStudioClient
 from backend.doctor import Check, Finding, Looked, Mark, Visit, as_json, healthy, walk
 from backend.doctor_answer import check_decode, check_encode, check_media, check_model, check_predict, check_size
-from backend.doctor_client import LabelStudioClient
 from backend.doctor_connection import (
     check_address,
     check_attached,
@@ -112,7 +112,7 @@ def loaded(settings: Settings, wanted: bool) -> Iterator[LoadedBackend | None]:
     if not wanted:
         yield None
         return
-    from backend.app import close_services, create_app  # late: the model's base class depends on what is installed
+    from backend.app import close_app, create_app  # late: the model's base class depends on what is installed
     from backend.wsgi import load_engine
 
     with tempfile.TemporaryDirectory(prefix="x2sam-doctor-") as folder:
@@ -122,7 +122,7 @@ def loaded(settings: Settings, wanted: bool) -> Iterator[LoadedBackend | None]:
         try:
             yield LoadedBackend(app, alone)
         finally:
-            close_services(app.extensions["x2sam"])
+            close_app(app)
 
 
 class LoadedBackend:

@@ -17,7 +17,7 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
-from backend.app import close_services
+from backend.app import close_app
 from backend.settings import Settings
 from backend.wsgi import build
 
@@ -112,7 +112,4 @@ class PlainLogger(glogging.Logger):
 def _close(_server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:
-        keeper = app.extensions["x2sam-webhooks"]
-        if keeper is not None:
-            keeper.close()
-        close_services(app.extensions["x2sam"])
+        close_app(app)

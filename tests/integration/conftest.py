@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
+from ward import TEXT, Ward, signed_in
 from workplace import ENGINES, Workplace
 
 
@@ -24,11 +25,24 @@ def workplace(request, workplaces) -> Workplace:
 @pytest.fixture(scope="session")
 def personal_token(label_studio) -> str:
     """A personal access token of the first user, who can have one only."""
-    page = f"{label_studio.url}/user/login/"
-    with requests.Session() as browser:
-        browser.get(page, timeout=60)
-        form = {"email": label_studio.username, "password": label_studio.password}
-        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
-        browser.post(page, data=form, headers={"Referer": page}, timeout=60)
-        browser.headers.update({"X-CSRFToken": browser.cookies["csrftoken"], "Referer": label_studio.url})
+    with signed_in(label_studio) as browser:
         return browser.post(f"{label_studio.url}/api/token/", json={}, timeout=60).json()["token"]
+
+
+@pytest.fixture(scope="module")
+def ward(label_studio, tmp_path_factory) -> Ward:
+    return Ward(label_studio, tmp_path_factory.mktemp("ward"))
+
+
+@pytest.fixture(scope="module")
+def backend(ward) -> Iterator[str]:
+    with ward.backend() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def whole(ward, backend) -> int:
+    """A project with nothing wrong; tests leave it as it is."""
+    number = ward.project(TEXT)
+    ward.attach(number, backend)
+    return number
