@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -12,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_engine import FakeEngine
 from picture_server import PictureServer
 
-from backend.app import close_services, create_app
+from backend.app import close_app, create_app
+from backend.file_cache import FileCache
+from backend.media import MediaFetcher
 from backend.settings import Settings
 
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -35,6 +38,15 @@ def pictures():
 
 
 @pytest.fixture
+def other():
+    """A second server: another origin, since its port differs."""
+    server = PictureServer()
+    server.files["/a.png"] = b"from elsewhere"
+    yield server
+    server.close()
+
+
+@pytest.fixture
 def settings(pictures, tmp_path) -> Settings:
     return Settings(
         label_studio_url=pictures.url,
@@ -47,11 +59,20 @@ def settings(pictures, tmp_path) -> Settings:
 
 
 @pytest.fixture
+def fetcher_for(settings, tmp_path):
+    def make(rules=None, **changes):
+        changed = replace(settings, **changes)
+        return MediaFetcher(changed, FileCache(tmp_path / "media", changed.media_cache_bytes, 3600), rules)
+
+    return make
+
+
+@pytest.fixture
 def app(settings, engine):
     app = create_app(settings, lambda: engine)
     app.extensions["x2sam"].engines.wait(5)
     yield app
-    close_services(app.extensions["x2sam"])
+    close_app(app)
 
 
 @pytest.fixture

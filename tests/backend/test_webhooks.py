@@ -10,7 +10,7 @@ import pytest
 from fake_engine import FakeEngine
 
 from backend import app as app_module
-from backend.app import close_services, create_app
+from backend.app import close_app, create_app
 from backend.auth import SECRET_HEADER
 from backend.errors import BackendError
 from backend.webhooks import WebhookKeeper
@@ -159,7 +159,8 @@ def test_setup_leaves_a_wish_and_does_not_wait(monkeypatch, settings, captured):
     assert time.monotonic() - begun < 2
     api.answer.set()
     wait_for(lambda: api.brings() == "s3cret")
-    close_services(app.extensions["x2sam"])
+    close_app(app)
+    wait_for(lambda: not any(thread.name == "webhooks" for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("missing", ["label_studio_api_key", "basic_auth_user"])
@@ -168,4 +169,4 @@ def test_without_a_key_or_without_credentials_nobody_is_asked(settings, missing)
     changes |= {"basic_auth_pass": ""} if missing == "basic_auth_user" else {}
     app = create_app(replace(settings, webhook_secret="s3cret", **changes), FakeEngine)
     assert app.extensions["x2sam-webhooks"] is None
-    close_services(app.extensions["x2sam"])
+    close_app(app)
