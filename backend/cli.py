@@ -65,11 +65,10 @@ def ready() -> None:
     For health checks of containers, which have no credentials of their own.
     """
     try:
-        settings = Settings.from_environment()
+        found = ask_ready(Settings.from_environment())
     except EXPECTED as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
-    found = ask_ready(settings)
     typer.echo(found or "ready")
     raise typer.Exit(1 if found else 0)
 

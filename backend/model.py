@@ -10,6 +10,7 @@ from backend.answers import Answer, Services, answer_automatic, kind_of, words_o
 from backend.errors import EXPECTED
 from backend.evidence import Work, parse_work
 from backend.label_config import LabelConfig, parse_label_config
+from backend.logs import loggable
 from backend.measuring import measured
 from backend.ml_base import model_base
 from backend.prompted import answer_context
@@ -75,7 +76,7 @@ class X2SAMModel(model_base()):
         """Takes note of an event. It returns at once, since Label Studio lets the annotator wait for it."""
         known = event if event in _EVENTS else "other"
         self.services.metrics.events.labels(known).inc()
-        log.info("event %s in project %s", known, self.project_id)
+        log.info("event %s in project %s", known, loggable(self.project_id))
         return {"event": known}
 
     def _interactive(self, task: Task, config: LabelConfig, context: Context, work: Work) -> Answer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from backend.engines import EngineLoader
 from backend.errors import EXPECTED, LabelConfigError, MediaError
 from backend.frames import DecodedPictures, TaskFrames, addresses_of
 from backend.label_config import LabelConfig, task_value
+from backend.logs import where
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
 from backend.next_tasks import NextTasks
@@ -150,8 +150,8 @@ class Warmer:
         try:
             return next(plan, plan) is plan
         except Exception as error:  # the thread must live on; the text of the error may quote a task
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("unexpected %s while pictures were encoded ahead\n%s", type(error).__name__, frames)
+            fields = {"error": type(error).__name__, "at": where(error)}
+            log.error("unexpected error while pictures were encoded ahead", extra={"fields": fields})
             return True
 
     def _steps(self, opened: Opened) -> Iterator[None]:

@@ -278,7 +278,9 @@ def test_a_bug_does_not_end_it(desk, engine, caplog):
     engine.prepare = broken
     desk.click(1)
     desk.idle()
-    assert "ZeroDivisionError" in caplog.text and secret not in caplog.text
+    (told,) = (record.fields for record in caplog.records if record.levelname == "ERROR")
+    assert told["error"] == "ZeroDivisionError" and ":broken" in told["at"]
+    assert secret not in caplog.text + told["at"]
     desk.click(5)
     desk.idle()
     assert len(engine.encoded) == 2 + 4

@@ -192,8 +192,9 @@ class FeatureStore:
                 self._writing = True
             try:
                 self._write(name, kind, tensors)
-            except OSError as error:
-                log.warning("features are not stored any more: %s; free some space and start again", error.strerror)
+            except (OSError, RuntimeError) as error:  # no room on the disk, or in memory for what is written
+                reason = getattr(error, "strerror", None) or type(error).__name__
+                log.warning("features are not stored any more: %s; free some space and start again", reason)
                 with self._lock:
                     self._full = True
                     self._pending.clear()

@@ -210,13 +210,20 @@ def test_half_written_files_are_cleared_up(open_store, tmp_path):
     assert store.used == 0
 
 
-def test_a_full_disk_ends_writing_with_one_warning(open_store, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (torch.OutOfMemoryError("no room"), "OutOfMemoryError"),
+    ],
+)
+def test_no_room_ends_writing_with_one_warning(open_store, monkeypatch, caplog, error, reason):
     store = open_store()
     store.offer("before", encoded())
     store.flush()
 
     def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
 
     monkeypatch.setattr(store_module.os, "replace", full)
     with caplog.at_level(logging.WARNING):
@@ -224,7 +231,7 @@ def test_a_full_disk_ends_writing_with_one_warning(open_store, monkeypatch, capl
             store.offer(key, encoded())
             assert store.flush()
     assert [record.message for record in caplog.records] == [
-        "features are not stored any more: No space left on device; free some space and start again"
+        f"features are not stored any more: {reason}; free some space and start again"
     ]
     assert len(files(store)) == 1, "nothing half-written is left"
     assert store.take("before") is not None
