@@ -21,7 +21,7 @@ from hashlib import sha256
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urljoin, urlsplit, urlunsplit
 
 from backend.cloud_storage import is_cloud_address
-from backend.errors import MediaError, MediaRefusedError, MediaTooLargeError
+from backend.errors import MediaError, MediaRefusedError, MediaTimeoutError, MediaTooLargeError
 from backend.file_cache import CachedFile, FileCache
 from backend.hosts import HostRules, Origin
 from backend.http_client import Answer, HttpClient
@@ -160,8 +160,14 @@ class MediaFetcher:
         return parse_qs(urlsplit(local).query).get("d", [""])[0].lstrip("/") or None
 
     def _cached(self, name: str, chunks: Iterable[bytes]) -> CachedFile:
-        with self._locks.hold(name):
-            return self._cache.get(name) or self._cache.put(name, chunks)
+        try:
+            # no longer than one fetch takes: else many who want a file that does not come wait for each other's turn
+            with self._locks.hold(name, self._settings.media_timeout):
+                return self._cache.get(name) or self._cache.put(name, chunks)
+        except KeyInUseError as error:
+            raise MediaTimeoutError(
+                "Somebody else has waited for this picture for long and it did not come; try again."
+            ) from error
 
     def _inline(self, address: str) -> Iterator[bytes]:
         head, comma, body = address.partition(",")
@@ -224,6 +230,10 @@ class MediaFetcher:
             return read_access_token(b"".join(_limited(answer.chunks(), answer.length, _TOKEN_BYTES)))
 
 
+class KeyInUseError(Exception):
+    """Somebody else holds the key for too long."""
+
+
 class KeyedLocks:
     """A lock for each key that somebody holds or waits for."""
 
@@ -233,13 +243,21 @@ class KeyedLocks:
         self._users: Counter[str] = Counter()
 
     @contextmanager
-    def hold(self, key: str) -> Iterator[None]:
+    def hold(self, key: str, seconds: float = -1) -> Iterator[None]:
+        """Waits for the key at most so many seconds; without end where none are given.
+
+        :raises KeyInUseError: it is still held then.
+        """
         with self._guard:
             lock = self._locks.setdefault(key, threading.Lock())
             self._users[key] += 1
         try:
-            with lock:
+            if not lock.acquire(timeout=seconds):
+                raise KeyInUseError
+            try:
                 yield
+            finally:
+                lock.release()
         finally:
             with self._guard:
                 self._users[key] -= 1

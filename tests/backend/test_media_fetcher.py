@@ -14,6 +14,7 @@ from picture_server import PictureServer, picture_bytes
 
 from backend.errors import MediaError, MediaRefusedError, MediaTimeoutError, MediaTooLargeError, SettingsError
 from backend.hosts import HostRules
+from backend.media import KeyedLocks, KeyInUseError
 
 CERTIFICATE = Path(__file__).parent / "data" / "certificate.pem"
 UPLOAD = "/data/upload/3/photo.png"
@@ -283,6 +284,16 @@ def test_threads_do_not_wait_for_each_others_files(fetcher_for, pictures):
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(fetcher_for().read, [f"/data/{n}" for n in range(4)]))
     assert pictures.most_at_once > 1
+
+
+def test_nobody_waits_without_end_for_what_another_fetches(fetcher_for, pictures):
+    locks = KeyedLocks()
+    with locks.hold("a"), locks.hold("b", 0.01), pytest.raises(KeyInUseError), locks.hold("a", 0.01):
+        pass
+    assert not locks._locks and not locks._users
+    fetcher = fetcher_for(media_timeout=0.05)
+    with fetcher._locks.hold(pictures.url + UPLOAD), pytest.raises(MediaTimeoutError, match="Somebody else"):
+        fetcher.fetch(UPLOAD)
 
 
 def test_a_server_whose_headers_never_end(fetcher_for, pictures):
