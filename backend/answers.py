@@ -26,6 +26,7 @@ from backend.remembered import Remembered
 from backend.results import Item, Place, region_items, task_score, text_item
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
+from backend.tracking import PausedTracks
 from backend.turns import Turns
 from backend.warming import Warmer
 from x2sam.data.tasks import task_of
@@ -48,6 +49,7 @@ class Services:
     warmer: Warmer
     turns: Turns = field(default_factory=Turns)
     remembered: Remembered = field(default_factory=Remembered)
+    tracks: PausedTracks = field(default_factory=PausedTracks)
 
     @property
     def model_version(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from backend.errors import EXPECTED, ModelUnavailableError
 from x2sam.inference.feature_cache import FeatureCounts
 from x2sam.inference.scheduler import Turn
-from x2sam.structures import Mask, Prompt
+from x2sam.structures import FrameMasks, Mask, Prompt
 from x2sam.vitals import EngineVitals
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,9 @@ BATCH_PRIORITY = 3  # the engine's lowest; None lets it choose by the kind of pr
 class Session(Protocol):
     """One open picture or clip. A newer question with the same key in ``replaces`` cancels one that still waits.
 
-    ``prepare`` computes in idle time what the first click on a frame needs; it returns the bytes of that.
+    ``prepare`` computes in idle time what the first click on a frame needs; it returns the bytes of that. ``track``
+    yields the masks of objects that were prompted or that ``correct`` gave a mask of, frame by frame in the order of
+    the walk; with ``pauses`` also None after each frame whose masks come later.
     """
 
     def segment(
@@ -37,6 +39,13 @@ class Session(Protocol):
     def prepare(self, frame: int = 0) -> int: ...
 
     def chat(self, question: str, frame: int = 0) -> tuple[str, list[Mask]]: ...
+
+    def correct(self, frame: int, object_id: str, mask: np.ndarray) -> None: ...
+
+    def track(
+        self, object_ids: Sequence[str], start: int = 0, stop: int | None = None, direction: str = "forward",
+        *, pauses: bool = False,
+    ) -> Iterator[FrameMasks | None]: ...  # fmt: skip
 
     def close(self) -> None: ...
 

@@ -23,7 +23,8 @@ ISSUED = re.compile(r"(obj[0-9a-f]{10}(?:n\d{1,4})?)(?:\.\d{1,4})?-(\d{4,9})", r
 
 @dataclass(frozen=True, eq=False)
 class StandingRegion:
-    """A region with an id of ours. ``size`` is the picture's ``(H, W)`` in the browser; ``value`` is still coded."""
+    """A region with an id of ours, or one drawn by hand with the editor's id as its ``object_id``. ``size`` is the
+    picture's ``(H, W)`` in the browser; ``value`` is still coded."""
 
     object_id: str
     page: int
@@ -38,6 +39,9 @@ class Work:
     """What a person has before them. ``proposed``: it is a prediction that was not touched yet.
 
     ``person`` names whose draft it is, where there is one, ``saved`` when it was saved; both are for comparing only.
+    ``drawn`` are masks that were drawn by hand, with ids of the editor; ``submitted`` the objects and pages that stand
+    in the annotation that is worked on. ``annotation`` is what was submitted, where nobody but one person did: it may
+    be what the person looks at who has no draft.
     """
 
     regions: tuple[StandingRegion, ...] = ()
@@ -46,6 +50,9 @@ class Work:
     person: str | None = None
     saved: str | None = None
     proposed: bool = False
+    drawn: tuple[StandingRegion, ...] = ()
+    submitted: frozenset[tuple[str, int]] = frozenset()
+    annotation: Work | None = None
 
     def standing(self, object_id: str, page: int) -> list[StandingRegion]:
         """The parts of an object on a page."""
@@ -63,15 +70,20 @@ def parse_work(raw_task: Json, context: Context | None) -> Work:
     if drafts:
         draft = max(drafts, key=lambda draft: (_holds(draft, prompt_ids), str(draft.get("updated_at") or "")))
         user, saved = draft.get("user"), draft.get("updated_at")
+        named = draft.get("annotation")
+        before = [entry for entry in annotations if named is not None and entry.get("id") == named]
         return replace(
             _work_of(draft),
             person=str(user) if user is not None else None,
             saved=saved if isinstance(saved, str) else None,
+            submitted=frozenset(key for entry in before for key in _submitted(entry).submitted),
         )
     own = next((annotation for annotation in annotations if _holds(annotation, prompt_ids)), None)
     if own is not None:
-        return _work_of(own)
-    predictions = [] if annotations or people else list(objects_in(raw_task.get("predictions")))
+        return _submitted(own)
+    if annotations:
+        return Work(annotation=_only_persons(annotations))
+    predictions = [] if people else list(objects_in(raw_task.get("predictions")))
     newest = max(predictions, key=lambda entry: _whole(entry.get("id")), default=None)
     return _work_of(newest, proposed=True) if newest is not None else Work()
 
@@ -80,18 +92,31 @@ def _holds(entry: Json, prompt_ids: set[str]) -> bool:
     return any(isinstance(item.get("id"), str) and item["id"] in prompt_ids for item in objects_in(entry.get("result")))
 
 
+def _only_persons(annotations: list[Json]) -> Work | None:
+    """The newest annotation, where all are one person's."""
+    people = {str(entry.get("completed_by")) for entry in annotations}
+    newest = max(annotations, key=lambda entry: (str(entry.get("updated_at") or ""), _whole(entry.get("id"))))
+    return _submitted(newest) if len(people) == 1 else None
+
+
+def _submitted(annotation: Json) -> Work:
+    work = _work_of(annotation)
+    return replace(work, submitted=frozenset((region.object_id, region.page) for region in work.regions))
+
+
 def _work_of(entry: Json, proposed: bool = False) -> Work:
     items = list(objects_in(entry.get("result")))
     drawn = [item for item in items if not (isinstance(item.get("id"), str) and ISSUED.fullmatch(item["id"]))]
     prompts = Context() if proposed else read_prompts(drawn, strict=False)
-    return Work(tuple(_standing(items)), prompts.regions, prompts.texts, proposed=proposed)
+    hand_made = tuple(region for region in _standing(drawn, _ANY) if region.shape != "rectangle")
+    return Work(tuple(_standing(items)), prompts.regions, prompts.texts, proposed=proposed, drawn=hand_made)
 
 
-def _standing(items: Iterable[Json]) -> list[StandingRegion]:
+def _standing(items: Iterable[Json], names: re.Pattern = ISSUED) -> list[StandingRegion]:
     found: dict[tuple[str, int], StandingRegion] = {}
     labels: dict[str, str] = {}
     for item in items:
-        named = ISSUED.fullmatch(item["id"]) if isinstance(item.get("id"), str) else None
+        named = names.fullmatch(item["id"]) if isinstance(item.get("id"), str) else None
         kind, value = item.get("type"), item.get("value")
         if named is None or not isinstance(kind, str) or not isinstance(value, dict):
             continue
@@ -113,6 +138,7 @@ def _standing(items: Iterable[Json]) -> list[StandingRegion]:
     ]
 
 
+_ANY = re.compile(r"(.{1,200})", re.DOTALL)
 _NEEDED = {"brush": {"rle"}, "bitmask": {"imageDataURL"}, "polygon": {"points"}, "rectangle": {"x", "width"}}
 
 

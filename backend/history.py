@@ -87,6 +87,27 @@ class History:
         prompt_ids = ask.prompt_ids if object_id == ask.object_id else ()
         self._remembered.add(self._task_id, object_id, prompt_ids, step)
 
+    def remember_track(self, object_id: str, label: str, page: int, mask: PackedMask, score: float) -> None:
+        """Takes note of a mask that was carried to a page."""
+        step = Step(label, page, mask, score, saved=self._work.saved, tracked=True)
+        self._remembered.add(self._task_id, object_id, (), step)
+
+    def on_screen(self, object_id: str, page: int) -> tuple[PackedMask | None, Step | None]:
+        """The mask that stands on a page, None when it can't be read, and the answer of ours that it is; None for what
+        a person drew or changed, and for what we forgot."""
+        parts = self._work.standing(object_id, page)
+        mask = standing_mask(parts, self._size_of(page), self._remembered)
+        known = mask is not None and mask.box is not None
+        return mask, self._current(self._remembered.steps(object_id, page), mask, parts) if known else None
+
+    def waiting_elsewhere(self, object_id: str, label: str, prompt_ids: Sequence[str], but: set[int]) -> list[Step]:
+        """Where an object was carried to and nothing was accepted yet: a new answer takes it off the screen there."""
+        known = self._remembered.object_of(self._task_id, label, prompt_ids) == object_id
+        if not known or any(region.object_id == object_id for region in self._work.regions):
+            return []
+        newest = (self._remembered.steps(object_id, page) for page in self._remembered.pages(object_id))
+        return [steps[-1] for steps in newest if steps and steps[-1].tracked and steps[-1].page not in but]
+
     def siblings(self, ask: Ask) -> list[tuple[str, Step]]:
         """The other objects of an answer that still waits to be accepted: a new answer takes them off the screen."""
         root = ask.object_id.split("n", 1)[0]

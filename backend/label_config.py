@@ -29,6 +29,7 @@ MODES = ("instance", "semantic", "panoptic", "off")
 """What ``preannotate`` on a tag for masks asks for when a task is opened or predictions are retrieved."""
 _GENERIC = re.compile(r"(object|region|segment|thing|item|instance|mask|foreground|target)s?[\s_#-]*\d*", re.IGNORECASE)
 _FINDS_ALL = re.compile(r"(?<![^\W_])all(?![^\W_])", re.IGNORECASE)
+_TRACKS = re.compile(r"(?<![^\W_])track(?![^\W_])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ class ControlTag:
         """Prompts of this tag ask for everything of their kind: ``find="all"``, or ``all`` as a word in its name."""
         find = self.attributes.get("find", "").strip().lower()
         return find == "all" if find else bool(_FINDS_ALL.search(self.name))
+
+    @property
+    def tracks(self) -> bool:
+        """What is found for prompts of this tag is carried over all pages: ``track="true"``, or ``track`` as a word in
+        its name. A tag that finds all does not track."""
+        named = bool(_TRACKS.search(self.name))
+        return not self.finds_all and self.flag("track", default=named)
 
     @property
     def mode(self) -> str | None:

@@ -47,7 +47,7 @@ class Step:
 
     ``clicks`` are the clicks with the ids that the browser gave them, in order; the first ``kept`` of them are no
     longer on the screen, since accepting took them away. ``previous`` is what the clicks corrected; ``saved`` tells
-    when the draft that came with the request had been saved.
+    when the draft that came with the request had been saved. ``tracked``: the object was carried here from other pages.
     """
 
     label: str
@@ -60,6 +60,7 @@ class Step:
     previous: PackedMask | None = None
     kept: int = 0
     saved: str | None = None
+    tracked: bool = False
 
     @property
     def worded(self) -> bool:
@@ -74,12 +75,13 @@ class Step:
 
 @dataclass
 class _Entry:
-    steps: list[Step] = field(default_factory=list)
+    steps: dict[int, list[Step]] = field(default_factory=dict)  # by page
     prompts: set[tuple] = field(default_factory=set)
 
     @property
     def nbytes(self) -> int:
-        return _OVERHEAD * (1 + len(self.prompts)) + sum(step.nbytes for step in self.steps)
+        steps = (step for own in self.steps.values() for step in own)
+        return _OVERHEAD * (1 + len(self.prompts)) + sum(step.nbytes for step in steps)
 
 
 class Remembered:
@@ -107,7 +109,7 @@ class Remembered:
             entry = self._entries.setdefault(object_id, _Entry())
             self._entries.move_to_end(object_id)
             self._bytes -= entry.nbytes if entry.steps else 0
-            entry.steps = [*entry.steps[-STEPS + 1 :], step]
+            entry.steps[step.page] = [*entry.steps.get(step.page, [])[-STEPS + 1 :], step]
             for key in ((task_id, step.label, prompt_id) for prompt_id in prompt_ids):
                 entry.prompts.add(key)
                 self._by_prompt[key] = object_id
@@ -119,7 +121,13 @@ class Remembered:
         """The answers about an object on a page, oldest first."""
         with self._lock:
             entry = self._entries.get(object_id)
-            return tuple(step for step in entry.steps if step.page == page) if entry else ()
+            return tuple(entry.steps.get(page, ())) if entry else ()
+
+    def pages(self, object_id: str) -> list[int]:
+        """The pages on which something was answered about an object."""
+        with self._lock:
+            entry = self._entries.get(object_id)
+            return sorted(entry.steps) if entry else []
 
     def object_of(self, task_id: str, label: str, prompt_ids: Iterable[str]) -> str | None:
         """The object that one of these prompts was about."""
@@ -142,6 +150,11 @@ class Remembered:
             if len(self._seen) > self._max_objects:
                 self._seen.popitem(last=False)
             return not known
+
+    def was_asked(self, key: Hashable) -> bool:
+        """Whether :meth:`first_time` was asked with ``key``."""
+        with self._lock:
+            return key in self._seen
 
     def decoded(self, digest: bytes, decode: Callable[[], np.ndarray]) -> PackedMask:
         """The mask with this digest, decoded once: drafts come again with every click."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from x2sam.structures import Mask
 
@@ -13,6 +14,13 @@ VIDEO_TAG = (
 ANSWERED_BEFORE = "These texts were answered before: change one, or delete its regions, to ask again."
 ALT_CLICK = "Click again to add a part; Alt + click takes away."
 UNSURE = 0.5
+_LEAST_SURE = 3
+TRACK = "Type “track” to carry it over all pages (“track forward”, “track backward”, “track 20”)."
+NOTHING_TO_TRACK = (
+    "There is nothing to track: click on an object or draw a box around it, wait until Label Studio has saved that "
+    "(5 seconds), then type “track” again."
+)
+ALL_KEPT = "There is nothing to do: the masks on all these pages stay as they are. Delete one to have it made anew."
 NOTHING_ASKED = "There is nothing to answer here: type into the prompt field, or click with a smart tool."
 
 
@@ -61,9 +69,58 @@ def no_label_for(phrases: Sequence[str], labels: Sequence[str]) -> str:
     return f"No label fits {found}. Name one of: {_short(', '.join(labels), 200)}."
 
 
+@dataclass(frozen=True)
+class Carriage:
+    """How an object came over the pages, counted from 0: where it was not seen, and the scores where it was."""
+
+    label: str
+    unseen: Sequence[int]
+    scores: Sequence[tuple[float, int]]
+
+
+def about_track(objects: Sequence[Carriage], done: int, total: int, finished: bool, problem: str | None = None) -> str:
+    """The answer to ``track``: pages, where objects were not seen, and the pages that are least sure."""
+    names = _short(", ".join(dict.fromkeys(one.label for one in objects)))
+    if finished and problem is None:
+        parts = [f"{names}: tracked {_pages(total)}."]
+    else:
+        parts = [f"{names}: tracked {done} of {_pages(total)}" + ("." if problem else "; type track to go on.")]
+    if problem:
+        parts.append(problem)
+    for one in objects:
+        if one.unseen:
+            whose = f"{_short(one.label, 40)}: not" if len(objects) > 1 else "Not"
+            parts.append(f"{whose} seen on {page_ranges(one.unseen)}.")
+    lowest = sorted(score for one in objects for score in one.scores)[:_LEAST_SURE]
+    if lowest:
+        unsure = ", ".join(f"page {page + 1} ({100 * min(max(score, 0.0), 1.0):.0f} %)" for score, page in lowest)
+        parts.append(f"Least sure: {unsure}.")
+    return " ".join(parts)
+
+
+def page_ranges(pages: Iterable[int], most: int = 5) -> str:
+    """``page 4``, or ``pages 1-3, 7 and 9-12``, counted from 1."""
+    ranges: list[list[int]] = []
+    for page in sorted(set(pages)):
+        if ranges and page == ranges[-1][1] + 1:
+            ranges[-1][1] = page
+        else:
+            ranges.append([page, page])
+    told = [str(first + 1) if first == last else f"{first + 1}-{last + 1}" for first, last in ranges]
+    if told == [str(ranges[0][0] + 1)]:
+        return f"page {told[0]}"
+    if len(told) > most:
+        return f"pages {', '.join(told[:most])} and others"
+    return "pages " + " and ".join(filter(None, (", ".join(told[:-1]), told[-1])))
+
+
 def on_page(page: int | None, sentence: str) -> str:
     """The sentence with its page, counted from 1 as in the editor."""
     return sentence if page is None else f"Page {page + 1}: {sentence}"
+
+
+def _pages(count: int) -> str:
+    return "1 page" if count == 1 else f"{count} pages"
 
 
 def _objects(count: int) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from backend.errors import SettingsError
 
 MEGABYTE = 2**20
+LONGEST_TRACK = 90.0
 
 
 def _text(value: str) -> str:
@@ -32,6 +33,13 @@ def _positive(value: str) -> float:
     number = float(value)
     if not 0 < number < float("inf"):
         raise ValueError("must be greater than 0")
+    return number
+
+
+def _below_a_request(value: str) -> float:
+    number = _positive(value)
+    if number > LONGEST_TRACK:
+        raise ValueError(f"must be at most {LONGEST_TRACK:g}, Label Studio gives up after 100 s")
     return number
 
 
@@ -208,6 +216,9 @@ class Settings:
         60.0, "X2SAM_LOAD_WAIT", read=_positive, text="how long a request waits for the model, s"
     )
     batch_seconds: float = _setting(80.0, "X2SAM_BATCH_SECONDS", read=_positive, text="time for one batch of tasks, s")
+    track_seconds: float = _setting(
+        60.0, "X2SAM_TRACK_SECONDS", read=_below_a_request, text="time to track over pages, s"
+    )
     polygon_tolerance: float = _setting(
         0.5, "X2SAM_POLYGON_TOLERANCE", read=_positive, text="pixels by which outlines may leave a mask"
     )

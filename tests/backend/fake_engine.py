@@ -9,18 +9,21 @@ import numpy as np
 
 from x2sam.errors import PromptError
 from x2sam.inference.feature_cache import FeatureCounts
-from x2sam.structures import Mask, Prompt
+from x2sam.structures import FrameMasks, Mask, Prompt
 from x2sam.vitals import EngineVitals
 
 CLICK_SCORE, BOX_SCORE, TEXT_SCORE, CATEGORY_SCORE, ALL_SCORE = 0.97, 0.91, 0.83, 0.64, 0.88
+STEP = 2
 
 
 class FakeSession:
     """Clicks give discs (negative ones cut) on top of the mask so far, boxes and masks themselves, "all like this" the
-    same again in the mirror, a text a square, categories columns."""
+    same again in the mirror, a text a square, categories columns. Tracks move the nearest known mask by ``STEP`` pixels
+    a page to the right; between two known ones the nearer counts."""
 
     def __init__(self, engine, frames, key):
         self.engine, self.frames, self.key, self.closed = engine, frames, key, False
+        self.known: dict[str, dict[int, np.ndarray]] = {}
 
     def segment(self, prompt: Prompt, frame: int = 0, priority=None, replaces=None) -> list[Mask]:
         self.engine.asked.append((self.key, frame, prompt))
@@ -61,6 +64,35 @@ class FakeSession:
         self.engine.asked.append((self.key, frame, Prompt(text=question)))
         return "There are two.", []
 
+    def correct(self, frame: int, object_id: str, mask: np.ndarray) -> None:
+        assert mask.shape == self.frames[frame].shape[:2]
+        assert mask.any() or object_id in self.known, "an object is made from a mask that shows it"
+        self.engine.corrected.append((frame, object_id, mask))
+        self.known.setdefault(object_id, {})[frame] = mask
+
+    def track(self, object_ids, start=0, stop=None, direction="forward", *, pauses=False):
+        pages = sorted({page for name in object_ids for page in self.known[name]})
+        stop = len(self.frames) if stop is None else min(stop, len(self.frames))
+        walk = range(pages[0], stop) if direction == "forward" else range(pages[-1], start - 1, -1)
+        for page in walk:
+            self.engine.walked.append((direction, page))
+            self.engine.on_page(page)
+            if pauses:
+                yield None
+            masks = [self._carried(name, page, walk.step) for name in object_ids]
+            yield FrameMasks(page, [mask for mask in masks if mask is not None])
+
+    def _carried(self, name: str, page: int, step: int) -> Mask | None:
+        known = self.known[name]
+        if page in known:
+            return Mask(known[page], 1.0, name)
+        if not any((page - one) * step > 0 for one in known):
+            return None  # not met yet
+        nearest = min(known, key=lambda one: (abs(page - one), one))
+        away = page - nearest
+        mask = np.roll(known[nearest], STEP * away, axis=1) & (page not in self.engine.out_of_sight)
+        return Mask(mask, max(1 - 0.02 * abs(away), 0.0) if mask.any() else 0.0, name)
+
     def close(self) -> None:
         self.closed = True
 
@@ -87,6 +119,10 @@ class FakeEngine:
     def __init__(self):
         self.asked: list[tuple[str, int, Prompt]] = []
         self.urgency: list[tuple[int | None, str | None]] = []
+        self.corrected: list[tuple[int, str, np.ndarray]] = []
+        self.walked: list[tuple[str, int]] = []
+        self.on_page = lambda page: None
+        self.out_of_sight: set[int] = set()
         self.sessions: list[FakeSession] = []
         self.raises: Exception | None = None
         self.encoded: list[str] = []
