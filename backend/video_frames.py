@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backend.errors import MediaError
 from backend.file_cache import CachedFile, FileCache
 from backend.settings import MEGABYTE, Settings
 from backend.video_addresses import is_signed, split_address
@@ -23,6 +24,7 @@ from x2sam.data.video import VideoReader
 BROWSER, MODEL = "browser", "model"
 _QUALITY = 92
 _OPEN_VIDEOS = 4
+_TRIES = 20  # with a small budget many readers push out each other's pages
 _READER_BYTES = 64 * MEGABYTE
 
 
@@ -94,12 +96,16 @@ class VideoFrames:
             return cache.get(name) or cache.put(name, [self._encoded(entry, video_id, frame)])
 
     def read(self, video_id: str, frame: int, purpose: str = MODEL) -> bytes:
-        """The content of :meth:`file`."""
-        while True:
+        """The content of :meth:`file`.
+
+        :raises MediaError: others push it out again and again.
+        """
+        for _ in range(_TRIES):
             try:
                 return self.file(video_id, frame, purpose).path.read_bytes()
             except FileNotFoundError:  # dropped by another thread between making and opening it
                 continue
+        raise MediaError("The page does not stay on disk; raise X2SAM_FRAMES_MB.")
 
     def _cache(self) -> FileCache:
         with self._guard:

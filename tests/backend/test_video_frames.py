@@ -9,7 +9,7 @@ import pytest
 from video_clips import number_in, write_clip
 
 from backend.app import close_services, create_app
-from backend.errors import MediaRefusedError
+from backend.errors import MediaError, MediaRefusedError
 from backend.file_cache import FileCache
 from backend.media import MediaFetcher
 from backend.settings import Settings
@@ -104,6 +104,14 @@ def test_many_readers_at_once(library, video, tmp_path):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_page_that_never_stays_is_told(library, video, tmp_path, monkeypatch):
+    frames = VideoFrames(library, tmp_path / "frames", 10**7)
+    gone = replace(frames.file(video.id, 0), path=tmp_path / "gone")
+    monkeypatch.setattr(frames, "file", lambda *_: gone)
+    with pytest.raises(MediaError, match="X2SAM_FRAMES_MB"):
+        frames.read(video.id, 0)
 
 
 def test_the_browser_gets_a_page(client, library, video):
