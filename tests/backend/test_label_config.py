@@ -188,3 +188,14 @@ def test_the_configurations():
         "video_frames",
         "video_frames_brush",
     ]
+
+
+def test_tags_that_track():
+    names = ("track_point", "Track", "box-track", "tracks", "soundtrack", "track2")
+    tags = "".join(f'<KeyPointLabels name="{name}" toName="i" smart="true"/>' for name in names)
+    tags += '<KeyPointLabels name="said" toName="i" track="true"/><KeyPointLabels name="track_no" track="false"/>'
+    tags += '<KeyPointLabels name="track_all" toName="i"/>'
+    config = parse_label_config(f"<View>{tags}</View>")
+    assert {name for name, control in config.controls.items() if control.tracks} == {
+        "track_point", "Track", "box-track", "said"
+    }  # fmt: skip

@@ -72,3 +72,9 @@ def test_encoding_ahead_can_be_switched_off():
     assert Settings.from_environment({"X2SAM_WARM_TASKS": "0"}).warm_tasks == 0
     with pytest.raises(SettingsError, match="X2SAM_WARM_TASKS"):
         Settings.from_environment({"X2SAM_WARM_TASKS": "-1"})
+
+
+def test_a_track_ends_before_label_studio_gives_up():
+    assert Settings.from_environment({"X2SAM_TRACK_SECONDS": "20"}).track_seconds == 20
+    with pytest.raises(SettingsError, match=r"X2SAM_TRACK_SECONDS.*100 s"):
+        Settings.from_environment({"X2SAM_TRACK_SECONDS": "100"})

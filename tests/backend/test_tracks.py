@@ -16,6 +16,7 @@ from prompting import IDS, draft, edited, object_of
 from reading import pixels, regions, sentences
 
 from backend.app import close_services, create_app
+from backend.replies import page_ranges
 from backend.rle import encode_mask
 from backend.tracking import PausedTracks, Reach, Track, command_of
 from x2sam.errors import FramesError
@@ -384,3 +385,17 @@ def test_paused_tracks_are_bounded_and_closed():
         paused.put(number, track)
     assert len(paused) == 2 and Session.closed == 3
     assert paused.take(4) is track and paused.take(4) is None
+
+
+@pytest.mark.parametrize(
+    ("pages", "told"),
+    [
+        ([3], "page 4"),
+        ([2, 1, 0], "pages 1-3"),
+        ([0, 2], "pages 1 and 3"),
+        ([0, 1, 5, 7, 8], "pages 1-2, 6 and 8-9"),
+        (range(0, 20, 2), "pages 1, 3, 5, 7, 9 and others"),
+    ],
+)
+def test_pages_in_short(pages, told):
+    assert page_ranges(pages) == told
