@@ -94,7 +94,7 @@ class VideoLibrary:
         path = path.resolve()
         tell = report or (lambda what, done, whole: None)
         status = _status(path)
-        with self._begin() as database:
+        with self._begin(reads=True) as database:
             known = database.execute(
                 text("SELECT * FROM video WHERE path = :path AND size = :size AND modified_ns = :modified_ns"),
                 {"path": str(path), "size": status.st_size, "modified_ns": status.st_mtime_ns},
@@ -153,7 +153,7 @@ class VideoLibrary:
         """The keys that addresses may be signed with, the newest first; none before the first import."""
         if self._engine is None and not self._path.is_file():
             return []
-        with self._begin() as database:
+        with self._begin(reads=True) as database:
             return [row.secret for row in database.execute(text("SELECT secret FROM signing_key ORDER BY id DESC"))]
 
     def signing_key(self) -> bytes:
@@ -189,7 +189,7 @@ class VideoLibrary:
 
     def places(self) -> list[tuple[str, int]]:
         """Address of a Label Studio and id of a project, for each that was noted."""
-        with self._begin() as database:
+        with self._begin(reads=True) as database:
             rows = database.execute(text("SELECT label_studio, project FROM place ORDER BY label_studio, project"))
             return [(row.label_studio, row.project) for row in rows]
 
@@ -219,17 +219,17 @@ class VideoLibrary:
             yield
 
     def _row(self, video_id: str) -> Row:
-        with self._begin() as database:
+        with self._begin(reads=True) as database:
             row = database.execute(text("SELECT * FROM video WHERE id = :id"), {"id": video_id}).one_or_none()
         if row is None:
             raise UnknownVideoError("The video of this page is not known to the ML backend; import it again.")
         return row
 
     @contextlib.contextmanager
-    def _begin(self) -> Iterator[Connection]:
-        """One transaction."""
+    def _begin(self, reads: bool = False) -> Iterator[Connection]:
+        """One transaction. One that only ``reads`` waits for nobody: every page of a video asks for the keys."""
         try:
-            with self._opened().begin() as database:
+            with self._opened().execution_options(reads=reads).begin() as database:
                 yield database
         except (SQLAlchemyError, OSError) as error:
             raise LibraryError(
@@ -244,10 +244,15 @@ class VideoLibrary:
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
                 engine = create_engine(f"sqlite:///{self._path}")
                 event.listen(engine, "connect", _prepare)
-                event.listen(engine, "begin", lambda database: database.exec_driver_sql("BEGIN IMMEDIATE"))
+                event.listen(engine, "begin", _begin_transaction)
                 _migrate(engine)
                 self._engine = engine
             return self._engine
+
+
+def _begin_transaction(database: Connection) -> None:
+    # A transaction that writes takes its lock at once: one that turned into a writer later could not wait for it.
+    database.exec_driver_sql("BEGIN" if database.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
 
 
 def _prepare(connection, _record: object) -> None:

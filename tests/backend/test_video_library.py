@@ -106,6 +106,17 @@ def test_threads_make_one_first_key(tmp_path):
     assert len(found) == 6 and len(set(found)) == 1 and len(libraries[0].keys()) == 1
 
 
+def test_reading_waits_for_no_writer(library, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.video_library._BUSY_MS", 50)
+    video, key = library.add(clip), library.signing_key()
+    writer = sqlite3.connect(tmp_path / "state" / "videos.sqlite3", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    assert library.keys() == [key] and library.get(video.id) == video and library.add(clip) == video
+    with pytest.raises(LibraryError):
+        library.add_key()
+    writer.close()
+
+
 def test_old_keys_end_when_nobody_needs_them(library):
     old = library.signing_key()
     library.remember_place("http://a", 1)
