@@ -17,6 +17,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from label_studio_server import click
 from PIL import Image
 
+from backend.errors import MediaError
 from backend.file_cache import FileCache
 from backend.media import MediaFetcher
 from backend.settings import Settings
@@ -198,7 +199,7 @@ def test_a_personal_access_token_fetches_pictures(label_studio, personal_token, 
     fetcher = MediaFetcher(settings, FileCache(tmp_path / "cache", 10**8, 3600))
     assert fetcher.read(local("made/upright.png")) == (files / "made" / "upright.png").read_bytes()
     nobody = MediaFetcher(replace(settings, label_studio_api_key=""), FileCache(tmp_path / "other", 10**8, 3600))
-    with pytest.raises(Exception, match="LABEL_STUDIO_API_KEY"):
+    with pytest.raises(MediaError, match="LABEL_STUDIO_API_KEY"):
         nobody.read(local("made/upright.png"))
 
 
