@@ -23,6 +23,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if str(item.path).startswith(here):
             item.add_marker(pytest.mark.integration)
+            item.add_marker(pytest.mark.timeout(300))  # a browser that hangs holds everything up
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -106,6 +106,8 @@ class Editor:
         toggle = self.page.get_by_test_id("bottombar-auto-annotation-toggle")
         if toggle.is_checked() != automatic:
             self.page.get_by_text("Auto-Annotation", exact=True).click()
+            # The switch keeps the focus, and with it all keys, until something else is clicked.
+            self.page.evaluate("() => document.activeElement.blur()")
         self.page.wait_for_function("wanted => Htx.autoAnnotation === wanted", arg=automatic)
 
     def press(self, keys: str) -> None:
