@@ -7,11 +7,23 @@ Torch is imported where it is needed only, so that the backend's tests start wit
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
 
 pytest_plugins = ["workplace", "video_place"]
+
+
+@pytest.fixture(autouse=True)
+def log_streams() -> Iterator[None]:
+    """Commands that run inside a test set up logging; their handlers would write to streams that are closed by then."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    for handler in list(root.handlers):
+        if type(handler) is logging.StreamHandler and handler not in before:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def ben_headers(label_studio):
         page = label_studio.url + link if link.startswith("/") else link
         browser.get(page, timeout=60)
         form = {
-            "email": "ben@example.com",
+            "email": f"ben-{secrets.token_hex(4)}@example.com",  # another one each time: fixtures are made again
             "password": "ben-Secret-1",
             "csrfmiddlewaretoken": browser.cookies["csrftoken"],
         }

@@ -226,9 +226,8 @@ def kill(thread: threading.Thread) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
-def device_thread() -> threading.Thread:
-    (found,) = [t for t in threading.enumerate() if t.name == "x2sam-device"]
-    return found
+def device_thread(scheduler) -> threading.Thread:
+    return scheduler._thread
 
 
 def test_a_job_that_ends_its_thread_is_told_and_others_go_on(gate):
@@ -255,7 +254,7 @@ def test_a_thread_killed_while_it_works_is_replaced(scheduler):
 
     call = ThreadPoolExecutor(1).submit(scheduler.run, work)
     assert started.wait(SOON)
-    kill(device_thread())
+    kill(device_thread(scheduler))
     with pytest.raises(DeviceError, match="try again"):
         call.result(SOON)
     assert scheduler.run(lambda: "alive") == "alive"
@@ -263,10 +262,10 @@ def test_a_thread_killed_while_it_works_is_replaced(scheduler):
 
 
 def test_a_thread_killed_while_it_idles_is_replaced(scheduler):
-    before = device_thread()
+    before = device_thread(scheduler)
     kill(before)
     assert scheduler.run(lambda: "alive", timeout=SOON) == "alive"  # wakes the old one, which breaks
-    assert scheduler.vitals().restarts == 1 and device_thread() is not before
+    assert scheduler.vitals().restarts == 1 and device_thread(scheduler) is not before
 
 
 def test_a_hanging_job_is_noticed_told_and_forgotten_when_it_ends():
