@@ -21,7 +21,6 @@ NOTHING_TO_TRACK = (
     "(5 seconds), then type “track” again."
 )
 ALL_KEPT = "There is nothing to do: the masks on all these pages stay as they are. Delete one to have it made anew."
-NOTHING_ASKED = "There is nothing to answer here: type into the prompt field, or click with a smart tool."
 
 
 def percent_sure(masks: Sequence[Mask]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
 import time
@@ -12,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_engine import BOX_SCORE, CLICK_SCORE, TEXT_SCORE
-from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 from picture_server import picture_bytes
 from PIL import Image
+from reading import center, pixels, regions, sentences
 
 from x2sam.errors import BusyError, CancelledError, FramesError, PromptError
 from x2sam.inference.scheduler import Priority, Turn
@@ -40,30 +39,6 @@ def ask(client):
         return results
 
     return send
-
-
-def regions(entry):
-    return [item for item in entry["result"] if item["type"] != "textarea"]
-
-
-def sentences(entry):
-    return [item["value"]["text"][0] for item in entry["result"] if item["type"] == "textarea"]
-
-
-def pixels(item):
-    """The mask of an item as another program reads it."""
-    size = item["original_height"], item["original_width"]
-    if "rle" in item["value"]:
-        return brush.decode_rle(item["value"]["rle"]).reshape(*size, 4)[..., 3] > 127
-    data = base64.b64decode(item["value"]["imageDataURL"].split(",")[1])
-    mask = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))[..., 3] > 127
-    assert mask.shape == size
-    return mask
-
-
-def center(mask):
-    rows, cols = np.nonzero(mask)
-    return cols.mean(), rows.mean()
 
 
 def test_a_click(ask, captured, engine):
