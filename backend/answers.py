@@ -16,7 +16,7 @@ from backend.categories import category_ask
 from backend.engines import BATCH_PRIORITY, EngineLoader, Session
 from backend.errors import LabelConfigError
 from backend.frames import DecodedPictures, TaskFrames, addresses_of
-from backend.label_config import LabelConfig, ObjectTag, task_value
+from backend.label_config import ControlTag, LabelConfig, ObjectTag, task_value
 from backend.logs import note
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
@@ -65,6 +65,29 @@ class Answer:
     items: list[Item] = field(default_factory=list)
     score: float | None = None
     masks: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A mask with its name, its label, the tag that it goes to, and its page where that is not the question's."""
+
+    object_id: str
+    label: str
+    control: ControlTag
+    mask: Mask
+    page: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What came of one question: ``sentence`` tells it, ``others`` are masks that are only shown again, ``carried``
+    those that were made on other pages."""
+
+    ask: Ask
+    sentence: str
+    found: Sequence[Found] = ()
+    others: Sequence[Found] = ()
+    carried: Sequence[Found] = ()
 
 
 def kind_of(context: Context | None) -> str:
@@ -131,6 +154,15 @@ def frames_of(services: Services, tag: ObjectTag, task: Task) -> tuple[TaskFrame
     value = task_value(tag, task.data)
     frames = TaskFrames(addresses_of(value, task.id), services.fetcher, services.decoded, services.settings.max_pixels)
     return frames, tag.pages or isinstance(value, list)
+
+
+def items_of(services: Services, tag: ObjectTag, frames: TaskFrames, ask: Ask, found: Found) -> list[Item]:
+    """The result items of one mask of an answer."""
+    page = ask.page if found.page is None else found.page
+    size = frames.shown_size_of(page or 0, ask.shown if page == ask.page else None)
+    place = Place(found.object_id, tag.name, found.label, size, page)
+    with stage("shape"):
+        return region_items(found.control, place, found.mask, services.settings.polygon_tolerance)
 
 
 def segment(
