@@ -87,8 +87,8 @@ class Screen:
             kept.add(page)
             if mask is not None:
                 known[page] = Known(step.mask, step.score) if step is not None else Known(mask)
-        for page in self.remembered.pages(object_id):
-            step = self.remembered.steps(object_id, page)[-1]
+        for page in self.remembered.pages(self.task_id, object_id):
+            step = self.remembered.steps(self.task_id, object_id, page)[-1]
             waits = not standing or page in self._prompted.get(object_id, ())
             if page in standing or page in new or not waits:
                 continue
@@ -119,10 +119,17 @@ class Screen:
                 self._prompted.setdefault(name, set()).add(prompt.page or 0)
                 yield name, label
         for root in dict.fromkeys(roots):
-            family = [name for name in self.remembered.family(root) if self.remembered.pages(name)]
+            family = [
+                name for name in self.remembered.family(self.task_id, root) if self.remembered.pages(self.task_id, name)
+            ]
             if not standing & set(family):
                 for name in family:
-                    yield name, self.remembered.steps(name, self.remembered.pages(name)[0])[-1].label
+                    yield (
+                        name,
+                        self.remembered.steps(self.task_id, name, self.remembered.pages(self.task_id, name)[0])[
+                            -1
+                        ].label,
+                    )
 
     def _with_drawn(self, found: Mapping[str, Carried]) -> dict[str, Carried]:
         """Objects with masks drawn by hand. The n-th masks with a label on several pages are one object."""

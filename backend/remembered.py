@@ -90,7 +90,7 @@ class Remembered:
     def __init__(self, max_objects: int = 4096, max_bytes: int = 64 * 2**20):
         self._max_objects, self._max_bytes = max_objects, max_bytes
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()  # by task and object
         self._by_prompt: dict[tuple, str] = {}
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._decoded: OrderedDict[bytes, PackedMask] = OrderedDict()
@@ -106,8 +106,8 @@ class Remembered:
     def add(self, task_id: str, object_id: str, prompt_ids: Iterable[str], step: Step) -> None:
         """Takes note of an answer to the prompts with these ids."""
         with self._lock:
-            entry = self._entries.setdefault(object_id, _Entry())
-            self._entries.move_to_end(object_id)
+            entry = self._entries.setdefault((task_id, object_id), _Entry())
+            self._entries.move_to_end((task_id, object_id))
             self._bytes -= entry.nbytes if entry.steps else 0
             entry.steps[step.page] = [*entry.steps.get(step.page, [])[-STEPS + 1 :], step]
             for key in ((task_id, step.label, prompt_id) for prompt_id in prompt_ids):
@@ -117,16 +117,17 @@ class Remembered:
             while len(self._entries) > self._max_objects or (self._bytes > self._max_bytes and len(self._entries) > 1):
                 self._forget(self._entries.popitem(last=False)[1])
 
-    def steps(self, object_id: str, page: int) -> tuple[Step, ...]:
-        """The answers about an object on a page, oldest first."""
+    def steps(self, task_id: str, object_id: str, page: int) -> tuple[Step, ...]:
+        """The answers about an object on a page of a task, oldest first: several tasks of a video have the same
+        objects."""
         with self._lock:
-            entry = self._entries.get(object_id)
+            entry = self._entries.get((task_id, object_id))
             return tuple(entry.steps.get(page, ())) if entry else ()
 
-    def pages(self, object_id: str) -> list[int]:
-        """The pages on which something was answered about an object."""
+    def pages(self, task_id: str, object_id: str) -> list[int]:
+        """The pages of a task on which something was answered about an object."""
         with self._lock:
-            entry = self._entries.get(object_id)
+            entry = self._entries.get((task_id, object_id))
             return sorted(entry.steps) if entry else []
 
     def object_of(self, task_id: str, label: str, prompt_ids: Iterable[str]) -> str | None:
@@ -135,11 +136,12 @@ class Remembered:
             found = (self._by_prompt.get((task_id, label, prompt_id)) for prompt_id in prompt_ids)
             return next((object_id for object_id in found if object_id), None)
 
-    def family(self, object_id: str) -> list[str]:
+    def family(self, task_id: str, object_id: str) -> list[str]:
         """The objects of the same answer, which are called ``obj``, ``objn2``, ``objn3`` ..., itself included."""
         root = object_id.split("n", 1)[0]
         with self._lock:
-            return [name for name in self._entries if name == root or name.startswith(f"{root}n")]
+            own = [name for task, name in self._entries if task == task_id]
+        return [name for name in own if name == root or name.startswith(f"{root}n")]
 
     def first_time(self, key: Hashable) -> bool:
         """True when this is asked with ``key`` for the first time."""

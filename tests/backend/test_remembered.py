@@ -38,22 +38,23 @@ def test_objects_are_found_by_the_prompts_about_them():
     assert remembered.object_of("7", "Object", ["x", "b"]) == "obj1"
     assert remembered.object_of("8", "Object", ["b"]) is None
     assert remembered.object_of("7", "Other", ["b"]) is None
-    assert len(remembered.steps("obj1", 0)) == 1
-    assert remembered.steps("obj1", 1) == remembered.steps("obj2", 0) == ()
+    assert len(remembered.steps("7", "obj1", 0)) == 1
+    assert remembered.steps("8", "obj1", 0) == (), "another task of the same video has its own pages"
+    assert remembered.steps("7", "obj1", 1) == remembered.steps("7", "obj2", 0) == ()
 
 
 def test_families():
     remembered = Remembered()
     for name in ("objaa", "objaan2", "objaan13", "objab"):
         remembered.add("7", name, [], step())
-    assert remembered.family("objaan2") == ["objaa", "objaan2", "objaan13"]
+    assert remembered.family("7", "objaan2") == ["objaa", "objaan2", "objaan13"]
 
 
 def test_the_newest_steps_of_an_object_are_kept():
     remembered = Remembered()
     for number in range(3 * STEPS):
         remembered.add("7", "obj1", ["a"], step(number))
-    kept = remembered.steps("obj1", 0)
+    kept = remembered.steps("7", "obj1", 0)
     assert len(kept) == STEPS
     assert kept[-1].mask == blob(3 * STEPS - 1)
 
