@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,7 +29,8 @@ class Session(Protocol):
 
     ``prepare`` computes in idle time what the first click on a frame needs; it returns the bytes of that. ``track``
     yields the masks of objects that were prompted or that ``correct`` gave a mask of, frame by frame in the order of
-    the walk; with ``pauses`` also None after each frame whose masks come later.
+    the walk; with ``pauses`` also None after each frame whose masks come later, and without the frames of ``skip``.
+    ``recall`` gives masks that an earlier walk found, to go on from.
     """
 
     def segment(
@@ -42,9 +43,11 @@ class Session(Protocol):
 
     def correct(self, frame: int, object_id: str, mask: np.ndarray) -> None: ...
 
+    def recall(self, frame: int, object_id: str, mask: np.ndarray, score: float = 1.0) -> None: ...
+
     def track(
         self, object_ids: Sequence[str], start: int = 0, stop: int | None = None, direction: str = "forward",
-        *, pauses: bool = False,
+        *, pauses: bool = False, skip: Collection[int] = (),
     ) -> Iterator[FrameMasks | None]: ...  # fmt: skip
 
     def close(self) -> None: ...

@@ -24,6 +24,7 @@ class FakeSession:
     def __init__(self, engine, frames, key):
         self.engine, self.frames, self.key, self.closed = engine, frames, key, False
         self.known: dict[str, dict[int, np.ndarray]] = {}
+        self.walked: dict[str, dict[int, Mask]] = {}
 
     def segment(self, prompt: Prompt, frame: int = 0, priority=None, replaces=None) -> list[Mask]:
         self.engine.asked.append((self.key, frame, prompt))
@@ -70,11 +71,16 @@ class FakeSession:
         self.engine.corrected.append((frame, object_id, mask))
         self.known.setdefault(object_id, {})[frame] = mask
 
-    def track(self, object_ids, start=0, stop=None, direction="forward", *, pauses=False):
+    def recall(self, frame: int, object_id: str, mask: np.ndarray, score: float = 1.0) -> None:
+        assert mask.shape == self.frames[frame].shape[:2] and object_id in self.known
+        self.engine.recalled.append((frame, object_id))
+        self.walked.setdefault(object_id, {}).setdefault(frame, Mask(mask, score, object_id))
+
+    def track(self, object_ids, start=0, stop=None, direction="forward", *, pauses=False, skip=()):
         pages = sorted({page for name in object_ids for page in self.known[name]})
         stop = len(self.frames) if stop is None else min(stop, len(self.frames))
         walk = range(pages[0], stop) if direction == "forward" else range(pages[-1], start - 1, -1)
-        for page in walk:
+        for page in (page for page in walk if page not in skip):
             self.engine.walked.append((direction, page))
             self.engine.on_page(page)
             if pauses:
@@ -86,6 +92,8 @@ class FakeSession:
         known = self.known[name]
         if page in known:
             return Mask(known[page], 1.0, name)
+        if page in self.walked.get(name, ()):
+            return self.walked[name][page]
         if not any((page - one) * step > 0 for one in known):
             return None  # not met yet
         nearest = min(known, key=lambda one: (abs(page - one), one))
@@ -121,6 +129,7 @@ class FakeEngine:
         self.urgency: list[tuple[int | None, str | None]] = []
         self.corrected: list[tuple[int, str, np.ndarray]] = []
         self.walked: list[tuple[str, int]] = []
+        self.recalled: list[tuple[int, str]] = []
         self.on_page = lambda page: None
         self.out_of_sight: set[int] = set()
         self.sessions: list[FakeSession] = []

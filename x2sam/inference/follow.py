@@ -54,6 +54,10 @@ class Scenery:
     def shape(self) -> tuple[int, int]:
         return self.bins.shape
 
+    def of_picture(self, mask: np.ndarray) -> np.ndarray:
+        """float32 (h, w) 0..1: the share of each pixel here that a mask bool (H, W) of the picture covers."""
+        return cv2.resize(mask.astype(np.float32), self.shape[::-1], interpolation=cv2.INTER_AREA)
+
     def on_cells(self, values: np.ndarray) -> np.ndarray:
         """float32 (n,): the mean of ``values`` (h, w) at each descriptor."""
         return cv2.resize(values, self.cells[::-1], interpolation=cv2.INTER_AREA).ravel()
@@ -113,7 +117,7 @@ class Follower:
 
     def learn(self, scenery: Scenery, mask: np.ndarray) -> None:
         """The true mask bool (H, W) of this frame, of the picture's size; an empty one says that it is not there."""
-        inside = cv2.resize(mask.astype(np.float32), scenery.shape[::-1], interpolation=cv2.INTER_AREA)
+        inside = scenery.of_picture(mask)
         self.mask = np.clip(inside, 1 - _SURE, _SURE)
         if inside.max() <= 0.5:
             return

@@ -42,7 +42,8 @@ def from_the_other_side(objects: Iterable[Tracked], end: int) -> list[Tracked]:
 
 def span_before(thing: Tracked, end: int, step: int) -> int:
     """Frames from the nearest earlier known mask of an object to ``end``; ``step`` 1 or -1 is the walk's direction."""
-    earlier = [(end - f) * step for f in thing.anchors if (end - f) * step > 0]
+    known = [f for f, anchor in thing.anchors.items() if not anchor.walked]
+    earlier = [(end - f) * step for f in known if (end - f) * step > 0]
     return min(earlier, default=0)
 
 

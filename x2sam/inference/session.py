@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -215,26 +215,36 @@ class Session:
             known = self._from_mask(frame, object_id, mask)
         known.anchors[frame] = Anchor(frame, mask.copy(), locked=True)
 
+    def recall(self, frame: int, object_id: str, mask: np.ndarray, score: float = 1.0) -> None:
+        """A mask (H, W) that an earlier walk found, to go on from: it enters the memory like that of any frame that is
+        walked, is not pinned, and no walk turns back from it. The object was corrected on another frame before."""
+        (known,) = self.objects([object_id])
+        mask = np.asarray(mask, bool)
+        if mask.shape != self.size(frame):
+            raise PromptError(f"the mask is {mask.shape}, frame {frame} is {self.size(frame)}")
+        known.anchors.setdefault(frame, Anchor(frame, mask, score, walked=True))
+
     def _from_mask(self, frame: int, object_id: str, mask: np.ndarray) -> Tracked:
         """An object that is known by its mask only."""
         task = find_task("intseg", self.modality)
         region = region_masks([mask], self.looking.sizes(frame))[0]
         with self.looking.hold(self.looking.seen(task, frame)):
-            condition = self.engine.run(lambda: self.rounds.read(region, frame, task), Priority.CLICK)
+            condition = self.engine.run(lambda: self.rounds.read(region, frame, task), Priority.TRACK)
         known = Tracked(object_id, condition, Rule(task, region=region))
         with self._lock:
             return self._objects.setdefault(object_id, known)
 
     def track(
         self, object_ids: Sequence[str], start: int = 0, stop: int | None = None, direction: str = "forward",
-        memory: str | None = None, pauses: bool = False,
+        memory: str | None = None, pauses: bool = False, skip: Collection[int] = (),
     ) -> Iterator[FrameMasks | None]:  # fmt: skip
         """Masks of the objects on frames ``start`` to ``stop`` - 1, in the order in which they are computed.
 
         ``direction`` is ``forward``, ``backward`` or ``both`` (forward first): from the first frame on which one of
         the objects was prompted or corrected towards the end, from the last such frame towards the beginning. Other
         requests get in between the frames. With ``pauses`` None comes after each frame whose masks come later, which
-        is so on the way to a corrected frame: whoever has to stop in time can do so there, and go on later.
+        is so on the way to a corrected frame: whoever has to stop in time can do so there, and go on later. The frames
+        in ``skip`` are left out, as if the clip did not have them.
         """
         objects = self.objects(object_ids)
         stop = len(self) if stop is None else min(stop, len(self))
@@ -247,15 +257,18 @@ class Session:
         if direction not in walks:
             raise PromptError(f"the direction is forward, backward or both, not {direction!r}")
         mode = memory or self.engine.memory
-        for number, frames in enumerate(walks[direction]):
-            for walked in self._walk(objects, frames, mode):
+        for number, way in enumerate(walks[direction]):
+            frames = [frame for frame in way if frame not in skip]
+            for walked in self._walk(objects, frames, way.step, mode) if frames else ():
                 if walked is None:
                     if pauses:
                         yield None
                 elif start <= walked.frame < stop and not (number and walked.frame == frames[0]):
                     yield walked
 
-    def _walk(self, objects: Sequence[Tracked], frames: range, mode: str) -> Iterator[FrameMasks | None]:
+    def _walk(
+        self, objects: Sequence[Tracked], frames: Sequence[int], step: int, mode: str
+    ) -> Iterator[FrameMasks | None]:
         """Masks frame by frame. On the way to a frame that a person corrected they come once that has been reached
         and walked back from; until then None does."""
         track = ObjectTrack(self.looking.model, objects, mode)
@@ -270,7 +283,7 @@ class Session:
             yield None
             if frame == ahead[0]:
                 ahead.pop(0)
-                yield from self._met(objects, waiting, frames.step, mode)
+                yield from self._met(objects, waiting, step, mode)
                 waiting = []
 
     def _met(

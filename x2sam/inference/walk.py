@@ -65,12 +65,14 @@ class Walker:
 
 @dataclass(eq=False)
 class Anchor:
-    """A frame where the object's mask is known: ``locked`` by a person, or proposed when it was prompted."""
+    """A frame where the object's mask is known: ``locked`` by a person, or proposed when it was prompted, or
+    ``walked``: an earlier walk found it, which is gone on with."""
 
     frame: int
     mask: np.ndarray
     score: float = 1.0
     locked: bool = False
+    walked: bool = False
 
 
 @dataclass(eq=False)
@@ -139,7 +141,10 @@ class ObjectTrack:
         scores: dict[str, float] = {}
         masks: dict[str, np.ndarray] = {}
         for object_id, anchor in anchors.items():
-            self.followers[object_id].learn(scenery, anchor.mask)
+            if anchor.walked:
+                self.followers[object_id].settle(scenery, scenery.of_picture(anchor.mask))
+            else:
+                self.followers[object_id].learn(scenery, anchor.mask)
         for object_id in others:
             follower, walker = self.followers[object_id], self.walkers[object_id]
             carried = follower.expect(scenery)
@@ -181,7 +186,8 @@ class ObjectTrack:
             if self.mode == "fifo":
                 written.append(guidance)
             else:
-                walker.remember(features, guidance, frame, pin=self.mode == "pinned" and object_id in anchors)
+                known = object_id in anchors and not anchors[object_id].walked
+                walker.remember(features, guidance, frame, pin=self.mode == "pinned" and known)
         if written:
             together = torch.stack(written).amax(0)
             next(iter(self.walkers.values())).remember(features, together, frame)
