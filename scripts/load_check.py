@@ -1,9 +1,10 @@
-"""Measures how fast /health and /setup are answered while annotators click and a long job runs.
+"""Measures how fast /health and /setup are answered while annotators click, a track and a batch run.
 
     python scripts/load_check.py [--url http://127.0.0.1:9090] [--seconds 30] [--json FILE]
 
 Without ``--url`` it starts a server with ``nano`` for itself. Pictures travel inside the tasks, so neither Label Studio
-nor files are needed. Exit code 1: a time is above its limit. Credentials: BASIC_AUTH_USER and BASIC_AUTH_PASS.
+nor files are needed. Exit code 1: a time is above its limit, or a click or a track was not answered. Credentials:
+BASIC_AUTH_USER and BASIC_AUTH_PASS.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import base64
 import http.client
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,11 +34,14 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (ROOT / "label_config" / "image_clicks.xml").read_text(encoding="utf-8")
+CLIP_CONFIG = (ROOT / "label_config" / "video_frames.xml").read_text(encoding="utf-8")
 LIMITS = {"/health": (0.050, 0.500), "/setup": (0.300, 0.500)}
 """Seconds by path: the 99th percentile, and what is never exceeded."""
 SIDE = 960
 LONG_JOB_TASKS = 40  # about 2 MB
 LONG_JOB_PICTURES = 20
+CLIP_PAGES = 24
+CLIP_TASK = 5000
 RATES = {"/health": 20.0, "/setup": 10.0}  # requests per second
 
 
@@ -98,15 +103,28 @@ def picture(seed: int) -> str:
 
 def click_body(annotator: int, number: int, url: str, filler: Sequence[dict]) -> bytes:
     """A click somewhere on the annotator's picture; ``filler`` are the regions that the task has already."""
-    dice = random.Random(annotator * 10007 + number)
-    point = {
-        "id": f"p{annotator}-{number}", "from_name": "point", "to_name": "image", "type": "keypointlabels",
-        "origin": "manual", "is_positive": True, "original_width": SIDE, "original_height": SIDE * 3 // 4,
-        "image_rotation": 0, "value": {"x": dice.uniform(5, 95), "y": dice.uniform(5, 95), "width": 0.2,
-        "keypointlabels": ["Object"], "labels": ["Object"]},
-    }  # fmt: skip
     task = {"id": annotator + 1, "data": {"image": url}, "annotations": [{"id": 1, "result": list(filler)}]}
-    body = {"tasks": [task], "project": "1.1", "label_config": CONFIG, "params": {"context": {"result": [point]}}}
+    dice = random.Random(annotator * 10007 + number)
+    return asked(task, CONFIG, click(f"p{annotator}-{number}", "point", "Object", dice))
+
+
+def track_body(number: int, pages: Sequence[str]) -> bytes:
+    """A click that tracks over all pages of a clip; another object each time."""
+    one = click(f"t{number}", "track_point", "Object 1", random.Random(number)) | {"item_index": 0}
+    return asked({"id": CLIP_TASK + number, "data": {"frames": list(pages)}}, CLIP_CONFIG, one)
+
+
+def click(name: str, tag: str, label: str, dice: random.Random) -> dict:
+    value = {"x": dice.uniform(5, 95), "y": dice.uniform(5, 95), "width": 0.2, "keypointlabels": [label]}
+    return {
+        "id": name, "from_name": tag, "to_name": "image", "type": "keypointlabels", "origin": "manual",
+        "is_positive": True, "original_width": SIDE, "original_height": SIDE * 3 // 4, "image_rotation": 0,
+        "value": value | {"labels": [label]},
+    }  # fmt: skip
+
+
+def asked(task: dict, config: str, prompt: dict) -> bytes:
+    body = {"tasks": [task], "project": "1.1", "label_config": config, "params": {"context": {"result": [prompt]}}}
     return json.dumps(body).encode()
 
 
@@ -139,10 +157,10 @@ def batch_body() -> bytes:
     return json.dumps({"tasks": tasks, "project": "1.1", "label_config": CONFIG, "params": {"context": None}}).encode()
 
 
-def long_job(target: Target, body: bytes, until: float, answers: Answers) -> None:
-    """Predictions for many tasks in one request, again and again."""
+def long_job(target: Target, next_body: Callable[[], bytes], until: float, answers: Answers) -> None:
+    """One request that takes seconds, again and again."""
     while time.monotonic() < until:
-        answers.add(*target.ask("POST", "/predict", body))
+        answers.add(*target.ask("POST", "/predict", next_body()))
 
 
 def probe(target: Target, path: str, seconds: float, rate: float, found) -> None:
@@ -169,17 +187,21 @@ def measure(target: Target, seconds: float, annotators: int, megabytes: float) -
     batch = batch_body()
     idle = probed(target, seconds / 4)
     until = time.monotonic() + seconds + 3
-    clicks, batches = [Answers() for _ in range(annotators)], Answers()
+    clicks, batches, tracks = [Answers() for _ in range(annotators)], Answers(), Answers()
+    pages, numbers = [picture(200 + n) for n in range(CLIP_PAGES)], itertools.count()
+    jobs = ((lambda: batch, batches), (lambda: track_body(next(numbers), pages), tracks))
     load = [
         threading.Thread(target=annotate, args=(target, n, bodies[n], until, clicks[n]), daemon=True)
         for n in range(annotators)
     ]
-    load.append(threading.Thread(target=long_job, args=(target, batch, until, batches), daemon=True))
+    load += [
+        threading.Thread(target=long_job, args=(target, body, until, answers), daemon=True) for body, answers in jobs
+    ]
     for thread in load:
         thread.start()
     time.sleep(1)
     answers = probed(target, seconds)
-    for thread in load[:-1]:
+    for thread in load:
         thread.join(150)
     every = Answers()
     for one in clicks:
@@ -187,7 +209,7 @@ def measure(target: Target, seconds: float, annotators: int, megabytes: float) -
             every.statuses[status] = every.statuses.get(status, 0) + count
         every.seconds += one.seconds
     quiet = {f"{path} idle": answers for path, answers in idle.items()}
-    return quiet | answers | {"click": every, "long job": batches}
+    return quiet | answers | {"click": every, "track": tracks, "batch": batches}
 
 
 def probed(target: Target, seconds: float) -> dict[str, Answers]:
@@ -254,6 +276,9 @@ def report(found: Mapping[str, Answers], path: Path | None) -> int:
             met = row["p99_ms"] <= p99 and row["max_ms"] <= longest and set(row["status"]) == {"200"}
             line += f"   limits {p99:.0f}, {longest:.0f} ms: {'met' if met else 'MISSED'}"
             good &= met
+        elif set(row["status"]) != {"200"}:
+            line += "   NOT ALL ANSWERED"
+            good = False
         print(line)
     if path is not None:
         path.write_text(json.dumps(told, indent=2))
