@@ -15,7 +15,7 @@ from backend.geometry import Size
 from backend.history import History
 from backend.prompts import all_name, object_name, text_name
 from backend.protocol import TypedText
-from backend.remembered import PackedMask, Remembered
+from backend.remembered import PackedMask, Remembered, Step
 from backend.standing import standing_mask
 
 
@@ -87,8 +87,8 @@ class Screen:
             kept.add(page)
             if mask is not None:
                 known[page] = Known(step.mask, step.score) if step is not None else Known(mask)
-        for page in self.remembered.pages(self.task_id, object_id):
-            step = self.remembered.steps(self.task_id, object_id, page)[-1]
+        for page in self._answered(object_id):
+            step = self._newest(object_id, page)
             waits = not standing or page in self._prompted.get(object_id, ())
             if page in standing or page in new or not waits:
                 continue
@@ -107,6 +107,12 @@ class Screen:
         begun = [one.begun() for one in found.values()]
         return [one for one in begun if one.seen]
 
+    def _answered(self, object_id: str) -> list[int]:
+        return self.remembered.pages(self.task_id, object_id)
+
+    def _newest(self, object_id: str, page: int) -> Step:
+        return self.remembered.steps(self.task_id, object_id, page)[-1]
+
     def _waiting(self, texts: Iterable[TypedText]) -> Iterable[tuple[str, str]]:
         """Names and labels of what prompts on the screen found and nobody has accepted."""
         standing = {region.object_id for region in self.work.regions}
@@ -119,17 +125,10 @@ class Screen:
                 self._prompted.setdefault(name, set()).add(prompt.page or 0)
                 yield name, label
         for root in dict.fromkeys(roots):
-            family = [
-                name for name in self.remembered.family(self.task_id, root) if self.remembered.pages(self.task_id, name)
-            ]
+            family = [name for name in self.remembered.family(self.task_id, root) if self._answered(name)]
             if not standing & set(family):
                 for name in family:
-                    yield (
-                        name,
-                        self.remembered.steps(self.task_id, name, self.remembered.pages(self.task_id, name)[0])[
-                            -1
-                        ].label,
-                    )
+                    yield name, self._newest(name, self._answered(name)[0]).label
 
     def _with_drawn(self, found: Mapping[str, Carried]) -> dict[str, Carried]:
         """Objects with masks drawn by hand. The n-th masks with a label on several pages are one object."""

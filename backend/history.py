@@ -54,7 +54,7 @@ class History:
     def complete(self, object_id: str, page: int, regions: Sequence[DrawnRegion], prompt: Prompt) -> Completed:
         """The prompt that the regions give on a page, with what was said about the object there before."""
         clicks = [(r.id, p) for r, p in zip((r for r in regions if not r.box), prompt.points, strict=True)]
-        steps = self._remembered.steps(self._task_id, object_id, page)
+        steps = self._steps(object_id, page)
         mask, parts = self._standing(object_id, page)
         base = self._current(steps, mask, parts) if mask is not None else (steps[-1] if steps else None)
         if mask is not None and base is None:
@@ -98,19 +98,15 @@ class History:
         parts = self._work.standing(object_id, page)
         mask = standing_mask(parts, self._size_of(page), self._remembered)
         known = mask is not None and mask.box is not None
-        return mask, self._current(
-            self._remembered.steps(self._task_id, object_id, page), mask, parts
-        ) if known else None
+        return mask, self._current(self._steps(object_id, page), mask, parts) if known else None
 
     def waiting_elsewhere(self, object_id: str, label: str, prompt_ids: Sequence[str], but: set[int]) -> list[Step]:
         """Where an object was carried to and nothing was accepted yet: a new answer takes it off the screen there."""
         known = self._remembered.object_of(self._task_id, label, prompt_ids) == object_id
         if not known or any(region.object_id == object_id for region in self._work.regions):
             return []
-        newest = (
-            self._remembered.steps(self._task_id, object_id, page)
-            for page in self._remembered.pages(self._task_id, object_id)
-        )
+        pages = self._remembered.pages(self._task_id, object_id)
+        newest = (self._steps(object_id, page) for page in pages)
         return [steps[-1] for steps in newest if steps and steps[-1].tracked and steps[-1].page not in but]
 
     def siblings(self, ask: Ask) -> list[tuple[str, Step]]:
@@ -118,10 +114,7 @@ class History:
         root = ask.object_id.split("n", 1)[0]
         if root not in self._open_families():
             return []
-        steps = (
-            (name, self._remembered.steps(self._task_id, name, ask.frame))
-            for name in self._remembered.family(self._task_id, root)
-        )
+        steps = ((name, self._steps(name, ask.frame)) for name in self._family(root))
         standing = {region.object_id for region in self._work.regions}
         return [(name, own[-1]) for name, own in steps if own and name not in standing and name != ask.object_id]
 
@@ -147,9 +140,15 @@ class History:
         name = self._remembered.object_of(self._task_id, label or "", [region.id]) or object_name(
             self._task_id, label, region.id
         )
-        steps = self._remembered.steps(self._task_id, name, number)
+        steps = self._steps(name, number)
         prompt = Prompt(masks=(steps[-1].mask.unpack(),)) if steps else drawn_prompt([region], self._size_of(number))
         return Ask(name, prompt, region.to_name, region.from_name, label, region.page, region.size)
+
+    def _steps(self, object_id: str, page: int) -> tuple[Step, ...]:
+        return self._remembered.steps(self._task_id, object_id, page)
+
+    def _family(self, object_id: str) -> list[str]:
+        return self._remembered.family(self._task_id, object_id)
 
     def _standing(self, object_id: str, page: int) -> tuple[PackedMask | None, list[StandingRegion]]:
         parts = self._work.standing(object_id, page)
@@ -226,9 +225,9 @@ class History:
                 box = prompt.boxes[0] if prompt.boxes else None
                 places.append((name or object_name(self._task_id, region.label, region.id), box))
         for root in self._open_families():
-            places += [(name, None) for name in self._remembered.family(self._task_id, root)]
+            places += [(name, None) for name in self._family(root)]
         for name, box in places:
-            steps = [step for step in self._remembered.steps(self._task_id, name, page) if step.label == label]
+            steps = [step for step in self._steps(name, page) if step.label == label]
             mask = steps[-1].mask if steps else None
             around = mask.box if mask is not None and mask.box is not None else box
             if name not in standing and around is not None:
