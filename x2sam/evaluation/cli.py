@@ -24,7 +24,7 @@ from x2sam.evaluation.referring import evaluate_referring
 from x2sam.evaluation.report import show, table_of
 from x2sam.evaluation.scenes import evaluate_scenes
 from x2sam.evaluation.video import PROMPTS as VIDEO_PROMPTS
-from x2sam.evaluation.video import evaluate_video, peak_rss_mb
+from x2sam.evaluation.video import REACH, evaluate_video, peak_rss_mb
 from x2sam.evaluation.worst import WorstCases
 
 app = typer.Typer(help="Score a model on pictures and clips with ground truth.", no_args_is_help=True)
@@ -63,6 +63,12 @@ def video(
     model: Model = "auto",
     prompt: Annotated[str, typer.Option(help="On the first frame: " + ", ".join(VIDEO_PROMPTS) + ".")] = "mask",
     corrections: Annotated[int, typer.Option(min=0, help="Then correct each object's worst frame so often.")] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Also measure tracks that begin anew at the worst frame, as often.")
+    ] = False,
+    reach: Annotated[
+        float, typer.Option(min=0, max=1, help="Count interactions until an object has this J&F.")
+    ] = REACH,
     memory: Annotated[str | None, typer.Option(help="How objects are remembered; by default the engine's way.")] = None,
     limit: Limit = None,
     no_snap: NoSnap = False,
@@ -73,7 +79,7 @@ def video(
     """J and F of objects that are followed through clips, with speed and memory."""
 
     def measure(engine: Any, cases: WorstCases | None) -> dict:
-        return evaluate_video(engine, data, prompt, corrections, limit, show, cases).summary()
+        return evaluate_video(engine, data, prompt, corrections, limit, show, cases, restart, reach).summary()
 
     settings = {} if memory is None else {"memory": memory}
     _run(measure, model, device, result, worst, snap=not no_snap, **settings)

@@ -12,11 +12,11 @@ from x2sam.data.readers.labelmaps import LabelMapDataset
 from x2sam.data.video import VideoReader
 from x2sam.errors import FramesError
 from x2sam.evaluation.contract import Opener
+from x2sam.evaluation.correcting import score_frames
 from x2sam.evaluation.dataset import Clip, Expression, Progress, object_mask, read_clips, read_expressions, silent
 from x2sam.evaluation.metrics.boundary import mean_jf
 from x2sam.evaluation.metrics.interval import bootstrap_mean
 from x2sam.evaluation.metrics.iou import IouTotals
-from x2sam.evaluation.video import score_frames
 from x2sam.evaluation.worst import WorstCases, side_by_side
 from x2sam.structures import Mask, Prompt
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,33 +17,93 @@ import numpy as np
 
 from x2sam.data.video import VideoReader
 from x2sam.errors import FramesError, PromptError
-from x2sam.evaluation.clicks import answer, first_prompt
-from x2sam.evaluation.contract import Opener, Session
-from x2sam.evaluation.dataset import Clip, Progress, object_mask, read_clips, silent
-from x2sam.evaluation.metrics.boundary import ObjectScores, mean_jf
+from x2sam.evaluation.contract import Opener
+from x2sam.evaluation.correcting import Followed, Watch, follow, restart, uncorrected_iou
+from x2sam.evaluation.dataset import Clip, Progress, read_clips, silent
+from x2sam.evaluation.metrics.boundary import mean_jf
 from x2sam.evaluation.worst import WorstCases, side_by_side
-from x2sam.structures import FrameMasks, Prompt
 
+REACH = 0.8
 PROMPTS = ("mask", "click")
 
 
 @dataclass
 class VideoScores:
-    """J and F per clip; frames followed, and the seconds that took."""
+    """J and F per clip; frames followed, and the seconds that took.
+
+    clips:     of the last pass
+    passes:    the same after 0, 1, ... corrections; restarts: the same after 1, ... restarts, where they were asked for
+    held:      per correction and clip, mean IoU before and after it on the frames that nobody set right
+    objects:   J&F of each object after 0, 1, ... corrections
+    """
 
     clips: dict[str, dict[str, float]] = field(default_factory=dict)
+    passes: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    restarts: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    held: list[dict[str, tuple[float, float]]] = field(default_factory=list)
+    objects: dict[str, list[float]] = field(default_factory=dict)
+    reach: float = REACH
     frames: int = 0
     seconds: float = 0.0
 
     def summary(self) -> dict:
-        """The result as the command writes it; means over clips."""
-        means = {k: float(np.mean([c[k] for c in self.clips.values()])) for k in ("J", "F", "JF")}
-        return {
+        """The result as the command writes it; means over clips. What corrections did is there where some were made."""
+        summary = {
             "clips": self.clips,
-            **means,
+            **means_of(self.clips),
             "fps": self.frames / self.seconds if self.seconds else None,
             "peak_rss_mb": peak_rss_mb(),
         }
+        if len(self.passes) > 1:
+            summary["corrections"] = [self._corrected(turn) for turn in range(len(self.passes))]
+            summary["interactions"] = interactions(self.objects, self.reach)
+        if self.restarts:
+            summary["restarts"] = [{"restarts": n, **means_of(r)} for n, r in enumerate(self.restarts, 1)]
+        return summary
+
+    def _corrected(self, turn: int) -> dict:
+        row: dict = {"corrections": turn, **means_of(self.passes[turn])}
+        if turn and self.held[turn - 1]:
+            before, after = np.mean(list(self.held[turn - 1].values()), 0)
+            row["uncorrected_iou"] = {"before": float(before), "after": float(after)}
+        return row
+
+    def add(self, clip: str, followed: Sequence[Sequence[Followed]], restarted: Sequence[Sequence[Followed]]) -> None:
+        """All passes over a clip, one sequence for each frame on which objects first appeared."""
+        turns = list(zip(*followed, strict=True))
+        for table, passes in ((self.passes, turns), (self.restarts, list(zip(*restarted, strict=True)))):
+            table.extend({} for _ in range(len(passes) - len(table)))
+            for row, parts in zip(table, passes, strict=True):
+                row[clip] = mean_jf([scores for part in parts for scores in part.scores])
+        self.held.extend({} for _ in range(len(turns) - 1 - len(self.held)))
+        for row, before, after in zip(self.held, turns, turns[1:], strict=False):
+            pairs = [pair for a, b in zip(before, after, strict=True) for pair in uncorrected_iou(a, b)]
+            if pairs:
+                old, new = np.mean(pairs, 0)
+                row[clip] = (float(old), float(new))
+        self.clips[clip] = self.passes[-1][clip]
+        for part in (p for passes in (*followed, *restarted) for p in passes):
+            self.frames, self.seconds = self.frames + part.frames, self.seconds + part.seconds
+
+
+def means_of(clips: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """J, F and J&F over clips."""
+    return {k: float(np.mean([c[k] for c in clips.values()])) for k in ("J", "F", "JF")}
+
+
+def interactions(objects: Mapping[str, Sequence[float]], reach: float) -> dict:
+    """How many interactions, the prompt and then corrections, an object takes to reach a J&F of ``reach``.
+
+    objects: J&F of each after 0, 1, ... corrections. One that never gets there counts with all of them (``cap``).
+    """
+    counts, reached = [], 0
+    for scores in objects.values():
+        there = next((n for n, jf in enumerate(scores, 1) if jf >= reach), None)
+        reached += there is not None
+        counts.append(len(scores) if there is None else there)
+    cap = max((len(s) for s in objects.values()), default=0)
+    mean = float(np.mean(counts)) if counts else None
+    return {"reach": reach, "mean": mean, "cap": cap, "objects": len(counts), "reached": reached}
 
 
 def peak_rss_mb() -> float:
@@ -61,11 +120,14 @@ def evaluate_video(
     limit: int | None = None,
     progress: Progress = silent,
     worst: WorstCases | None = None,
+    restarts: bool = False,
+    reach: float = REACH,
 ) -> VideoScores:
     """Follow every object of the clips with ground truth.
 
     corrections: how often each object then gets its true mask on its worst frame, and is followed again; the last
-    pass is scored, corrected frames included. limit: only the first clips with ground truth
+    pass is scored, corrected frames included. limit: only the first clips with ground truth; restarts: also measure
+    beginning anew at the worst frame as often, in place of correcting it; reach: of :func:`interactions`
     """
     if prompt not in PROMPTS:
         raise PromptError(f"prompt {prompt!r} is unknown; use one of {', '.join(PROMPTS)}")
@@ -74,17 +136,19 @@ def evaluate_video(
     clips = read_clips(Path(data))
     if not clips:
         raise FramesError(f"{data} has no clip with ground truth")
-    scores = VideoScores()
+    scores = VideoScores(reach=reach)
     for clip in progress(clips[:limit], "clips"):
-        objects: list[ObjectScores] = []
+        followed, restarted = [], []
         with VideoReader(clip.video) as video:
             for first, ids in appearances(clip).items():
                 watch = None if worst is None else _watcher(worst, clip, video)
-                passes = _follow(engine, video, clip, first, ids, prompt, corrections, watch)
-                objects.extend(passes[-1].scores)
-                scores.frames += sum(p.frames for p in passes)
-                scores.seconds += sum(p.seconds for p in passes)
-        scores.clips[clip.name] = mean_jf(objects)
+                passes = follow(engine, video, clip, first, ids, prompt, corrections, watch)
+                followed.append(passes)
+                if restarts and corrections:
+                    restarted.append(restart(engine, video, clip, ids, passes[0], corrections))
+                for k, jfs in zip(ids, zip(*(p.jf() for p in passes), strict=True), strict=True):
+                    scores.objects[f"{clip.name}/{k}"] = list(jfs)
+        scores.add(clip.name, followed, restarted)
     return scores
 
 
@@ -102,106 +166,9 @@ def appearances(clip: Clip) -> dict[int, list[int]]:
     return dict(first)
 
 
-@dataclass(frozen=True)
-class Followed:
-    """One pass over a clip: scores of each target, the scored frames in their order, frames followed, seconds."""
-
-    scores: list[ObjectScores]
-    scored: list[int]
-    frames: int
-    seconds: float
-
-
-def _follow(
-    engine: Opener, video: VideoReader, clip: Clip, first: int, ids: Sequence[int], prompt: str, corrections: int,
-    watch: Watch | None = None,
-) -> list[Followed]:  # fmt: skip
-    """Prompt objects on frame ``first`` and follow them to the end; once more after each correction.
-
-    ``watch`` sees what the last pass answers.
-    """
-    labels = clip.labels(first)
-    names = [str(k) for k in ids]
-    targets = {str(k): [k] for k in ids}
-    session = engine.open(video, key=None)
-    try:
-        for k in ids:
-            truth, ignore = object_mask(labels, [k])
-            if prompt == "mask":
-                session.correct(first, str(k), truth)
-            else:
-                given = first_prompt("click", truth, ignore)
-                session.segment(Prompt(points=given.points, object_id=str(k)), frame=first)
-        passes = []
-        for turn in range(corrections + 1):
-            if turn:
-                _correct_worst(session, clip, ids, passes[-1])
-            track = session.track(names, first, len(video), "forward")
-            passes.append(score_frames(clip, track, targets, first, watch if turn == corrections else None))
-        return passes
-    finally:
-        session.close()
-
-
-def _correct_worst(session: Session, clip: Clip, ids: Sequence[int], followed: Followed) -> None:
-    """Each object gets its true mask on the frame where it was found worst, as a patient annotator would do."""
-    for k, scores in zip(ids, followed.scores, strict=True):
-        if scores.j:
-            frame = followed.scored[int(np.argmin(scores.j))]
-            session.correct(frame, str(k), object_mask(clip.labels(frame), [k])[0])
-
-
-Watch = Callable[[int, str, float, np.ndarray, np.ndarray], None]
-"""Told of each scored mask: frame, object, J, truth and answer bool (H, W)."""
-
-
 def _watcher(worst: WorstCases, clip: Clip, video: VideoReader) -> Watch:
     def watch(frame: int, name: str, j: float, truth: np.ndarray, found: np.ndarray) -> None:
         key = f"{clip.name}_{frame:05d}_{name}"
         worst.offer(j, key, lambda: side_by_side(video[frame], [truth], [found]))
 
     return watch
-
-
-def score_frames(
-    clip: Clip, track: Iterable[FrameMasks], targets: dict[str, Sequence[int]], after: int, watch: Watch | None = None
-) -> Followed:
-    """Score what a track answers on the frames behind ``after``.
-
-    targets: id in the session -> ids in the label maps. A frame without an answer counts as an empty mask.
-    """
-    scores = {name: ObjectScores() for name in targets}
-    missing = {frame for frame in clip.scored_frames if frame > after}
-    scored: list[int] = []
-    frames, seconds = 0, 0.0
-    steps = iter(track)
-    while True:
-        # Only the tracker's own time counts, not the reading and scoring of ground truth.
-        began = time.perf_counter()
-        step = next(steps, None)
-        seconds += time.perf_counter() - began
-        if step is None:
-            break
-        frames += 1
-        if step.frame in missing:
-            missing.discard(step.frame)
-            scored.append(step.frame)
-            _score_frame(clip, step, targets, scores, watch)
-    for frame in sorted(missing):
-        scored.append(frame)
-        _score_frame(clip, FrameMasks(frame), targets, scores, watch)
-    return Followed(list(scores.values()), scored, frames, seconds)
-
-
-def _score_frame(
-    clip: Clip, step: FrameMasks, targets: dict[str, Sequence[int]], scores: dict[str, ObjectScores],
-    watch: Watch | None,
-) -> None:  # fmt: skip
-    labels = clip.labels(step.frame)
-    for name, ids in targets.items():
-        truth, ignore = object_mask(labels, ids)
-        own = [m for m in step.masks if m.object_id == name]
-        found = answer(own, labels.shape, name)
-        scores[name].add(found, truth, ignore)
-        if watch is not None:
-            watch(step.frame, name, scores[name].j[-1], truth, found)

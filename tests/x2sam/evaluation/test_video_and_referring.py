@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from x2sam.data.video import VideoReader
 from x2sam.errors import FramesError, PromptError
+from x2sam.evaluation.correcting import follow, restart, uncorrected_iou
 from x2sam.evaluation.dataset import read_clips
 from x2sam.evaluation.referring import evaluate_referring
-from x2sam.evaluation.video import appearances, evaluate_video, peak_rss_mb
+from x2sam.evaluation.video import appearances, evaluate_video, interactions, peak_rss_mb
 from x2sam.structures import FrameMasks, Mask
 
 
@@ -65,18 +67,6 @@ def test_a_frame_without_answer_counts_as_empty(engine, data):
 
 
 def test_corrections_go_to_the_worst_frame(engine, data):
-    class Nearest(engine.session_type):
-        """Answers with the mask of the last frame at or before this one that was corrected."""
-
-        def correct(self, frame, object_id, mask):
-            super().correct(frame, object_id, mask)
-            self.locked = {**getattr(self, "locked", {}), (object_id, frame): mask}
-
-        def track(self, object_ids, start, stop, direction):
-            for k in range(start, stop):
-                nearest = {i: max(f for (name, f) in self.locked if name == i and f <= k) for i in object_ids}
-                yield FrameMasks(k, [Mask(self.locked[i, f], 1.0, i) for i, f in nearest.items()])
-
     engine.session_type = Nearest
     plain = evaluate_video(engine, data).clips["square"]["J"]
     engine.log.clear()
@@ -89,6 +79,67 @@ def test_corrections_go_to_the_worst_frame(engine, data):
     assert scores.clips["square"]["J"] == pytest.approx((np.sum([still(2 * k) for k in range(1, 8)]) + 2) / 9 / 2 + 0.5)
     with pytest.raises(PromptError, match="0 or more"):
         evaluate_video(engine, data, corrections=-1)
+
+
+class Nearest:
+    """Answers with the mask of the last frame at or before this one that was corrected."""
+
+    def __init__(self, frames, log):
+        self.log, self.locked = log, {}
+
+    def correct(self, frame, object_id, mask):
+        self.log.append(("correct", object_id, frame))
+        self.locked[object_id, frame] = mask
+
+    def track(self, object_ids, start, stop, direction):
+        for k in range(start, stop):
+            nearest = {i: max(f for (name, f) in self.locked if name == i and f <= k) for i in object_ids}
+            yield FrameMasks(k, [Mask(self.locked[i, f], 1.0, i) for i, f in nearest.items()])
+
+    def close(self):
+        self.log.append(("close",))
+
+
+def test_what_corrections_and_restarts_are_worth(engine, data):
+    engine.session_type = Nearest
+    summary = evaluate_video(engine, data, corrections=2, restarts=True, reach=0.75).summary()
+    assert [row["corrections"] for row in summary["corrections"]] == [0, 1, 2]
+    assert [row["restarts"] for row in summary["restarts"]] == [1, 2]
+    assert summary["corrections"][2]["JF"] == pytest.approx(summary["JF"])
+    # Frames 9 and 8 of the moving square are set right, the others keep what they had; but who restarts at frame 8 no
+    # longer knows of frame 9.
+    for made in (1, 2):
+        assert summary["corrections"][made]["JF"] > summary["corrections"][made - 1]["JF"]
+        held = summary["corrections"][made]["uncorrected_iou"]
+        assert held["before"] == pytest.approx(held["after"])
+    assert summary["restarts"][0]["J"] == pytest.approx(summary["corrections"][1]["J"])
+    assert summary["restarts"][1]["J"] < summary["corrections"][2]["J"]
+    # Object 2 stays where it is: its prompt is enough. Object 1 never gets there, and counts with all it was given.
+    assert summary["interactions"] == {"reach": 0.75, "mean": 2.0, "cap": 3, "objects": 4, "reached": 2}
+    assert "corrections" not in evaluate_video(engine, data).summary()
+
+
+def test_frames_after_a_correction_count_as_uncorrected(engine, data):
+    """Where a correction helps the frames behind it, their mean rises; the corrected frame itself is left out."""
+
+    class Early(Nearest):
+        def track(self, object_ids, start, stop, direction):
+            for found in super().track(object_ids, start, stop, direction):
+                yield found if found.frame != 4 else FrameMasks(4, [])
+
+    engine.session_type = Early
+    clip = read_clips(data)[1]
+    with VideoReader(clip.video) as video:
+        passes = follow(engine, video, clip, 0, [1], "mask", 1)
+        again = restart(engine, video, clip, [1], passes[0], 1)
+    assert passes[1].corrected == [frozenset({4})]
+    ((before, after),) = uncorrected_iou(*passes)
+    others = [k for k in range(1, 10) if k != 4]
+    assert before == pytest.approx(np.mean([still(2 * k) for k in others]))
+    assert after == pytest.approx(np.mean([still(2 * (k if k < 4 else k - 4)) for k in others]))
+    # A restart knows of frame 4 only; what came before keeps its old answers.
+    assert again[0].scores[0].j[:3] == passes[0].scores[0].j[:3] and again[0].frames == 6
+    assert interactions({"a": [0.5, 0.9], "b": [0.2, 0.3]}, 0.8)["mean"] == 2.0
 
 
 def test_a_phrase_that_finds_nothing(engine, data):
