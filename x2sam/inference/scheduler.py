@@ -15,6 +15,8 @@ import contextvars
 import heapq
 import itertools
 import logging
+import os
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -32,6 +34,7 @@ from x2sam.vitals import EngineVitals, QueueVitals
 log = logging.getLogger(__name__)
 
 REMEMBERED_TURNS = 4096
+_YIELDING = 5  # more niceness than the rest of the process: short requests between its steps get a core at once
 _LOOK_UP = 1.0  # seconds after which a waiting caller looks whether the device hangs
 
 
@@ -208,6 +211,9 @@ class Scheduler:
 
     def _live(self) -> None:
         """The thread: works until the scheduler is closed; should it break, another one takes over."""
+        if sys.platform == "linux":  # elsewhere the priority is that of a whole process
+            niceness = min(os.getpriority(os.PRIO_PROCESS, os.getpid()) + _YIELDING, 19)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
         try:
             self._work()
         except BaseException as error:
