@@ -19,6 +19,7 @@ from x2sam.errors import FramesError
 from x2sam.evaluation.clicks import PROMPTS as CLICK_PROMPTS
 from x2sam.evaluation.clicks import evaluate_clicks
 from x2sam.evaluation.mcq import LikelyLetters, evaluate_choices, read_questions
+from x2sam.evaluation.occlusion import evaluate_occlusion
 from x2sam.evaluation.protocol import SAMPLINGS, Protocol
 from x2sam.evaluation.referring import evaluate_referring
 from x2sam.evaluation.report import show, table_of
@@ -83,6 +84,27 @@ def video(
 
     settings = {} if memory is None else {"memory": memory}
     _run(measure, model, device, result, worst, snap=not no_snap, **settings)
+
+
+@app.command()
+def occlusion(
+    data: Annotated[Path, typer.Option("--data", help="Directory with videos.json (clips) or train.json (pictures).")],
+    model: Model = "auto",
+    hidden: Annotated[int, typer.Option(min=1, help="Frames that each object is hidden for.")] = 12,
+    generated: Annotated[int, typer.Option(min=0, help="Clips to generate, where DIR has train.json.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds hide objects behind other things.")] = 0,
+    memory: Annotated[list[str] | None, typer.Option(help="A memory mode; all of them, unless some are named.")] = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    result: Result = None,
+) -> None:
+    """J and F of objects that were hidden for a while, after they came back, for each memory mode."""
+
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        found = evaluate_occlusion(engine, data, generated, hidden, seed, memory or (), limit, show)
+        return {"model": engine.version, **found}
+
+    _run(measure, model, device, result, None)
 
 
 @app.command()

@@ -26,8 +26,11 @@ class Session(Protocol):
     def correct(self, frame: int, object_id: str, mask: np.ndarray) -> None:
         """The true mask bool (H, W) of an object on a frame."""
 
-    def track(self, object_ids: Sequence[str], start: int, stop: int, direction: str) -> Iterable[FrameMasks]:
-        """Follow objects that were prompted or corrected over the frames ``start`` to ``stop`` - 1."""
+    def track(
+        self, object_ids: Sequence[str], start: int, stop: int, direction: str, memory: str | None = None
+    ) -> Iterable[FrameMasks]:
+        """Follow objects that were prompted or corrected over the frames ``start`` to ``stop`` - 1, by default in the
+        engine's memory mode."""
 
     def close(self) -> None: ...
 
