@@ -28,6 +28,7 @@ from backend.sessions import SessionRegistry
 from backend.settings import Settings
 from backend.tracking import PausedTracks
 from backend.turns import Turns
+from backend.video_spans import SeenTasks
 from backend.warming import Warmer
 from x2sam.data.tasks import task_of
 from x2sam.inference.scheduler import Turn
@@ -50,6 +51,7 @@ class Services:
     turns: Turns = field(default_factory=Turns)
     remembered: Remembered = field(default_factory=Remembered)
     tracks: PausedTracks = field(default_factory=PausedTracks)
+    seen_tasks: SeenTasks = field(default_factory=SeenTasks)
 
     @property
     def model_version(self) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from backend import replies
 from backend.answers import Found, Reply, Services
 from backend.carried import Carried, Known, Screen, fingerprint
+from backend.continued import bring, joined
+from backend.earlier_pages import EarlierPages
+from backend.engines import Engine, Session
 from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.history import History
@@ -31,8 +34,8 @@ class Command:
 
 @dataclass(frozen=True, eq=False)
 class Carrier:
-    """Made for one request about the pages of a task; ``work`` is what the person who asks has on the screen, and
-    ``begun`` the time from which the limit of the answer counts."""
+    """Made for one request about the pages of a task; ``work`` is what the person who asks has on the screen,
+    ``begun`` the time from which the limit of the answer counts, and ``earlier`` are pages that walks begin on."""
 
     services: Services
     task: Task
@@ -43,6 +46,7 @@ class Carrier:
     history: History
     paged: bool = True
     begun: float = field(default_factory=time.monotonic)
+    earlier: EarlierPages | None = None
 
     @property
     def can_track(self) -> bool:
@@ -73,6 +77,18 @@ class Carrier:
         self.services.remembered.first_time(self.key(text))
         ask = Ask(text_name(self.task.id, text), Prompt(), text.to_name, text.from_name, page=text.page)
         objects = self.screen().objects(others)
+        if not command.reach.earlier and any(one.known.keys() - one.anew.keys() for one in objects):
+            return self.carry(ask, objects, command.reach)
+        # Nothing that is known here leads on: it may have come from the task before.
+        brought = bring(self.services, self.task, self.tag, self.frames)
+        if brought.objects:
+            wanted = {one.object_id for one in objects if not command.reach.earlier}
+            along = [one for one in brought.objects if one.object_id in wanted or not wanted]
+            if along:
+                whole = replace(self, earlier=brought.pages)
+                return whole.carry(ask, joined(along, objects), command.reach)
+        if command.reach.earlier:
+            return Reply(ask, brought.problem)
         return self.carry(ask, objects, command.reach) if objects else Reply(ask, replies.NOTHING_TO_TRACK)
 
     def key(self, text: TypedText) -> tuple:
@@ -129,7 +145,7 @@ class Carrier:
         track = self.services.tracks.take(key)
         if track is None:
             engine = self.services.engines.wait(self.services.settings.load_wait)
-            track = Track(session_opener(engine, self.frames, self.frames.key), len(self.frames), objects, reach)
+            track = Track(self._opener(engine), len(self.frames), objects, reach)
         if all(track.wanted[one.object_id] <= one.kept for one in objects):
             return Reply(ask, replies.ALL_KEPT)
         left = self.services.settings.track_seconds - (time.monotonic() - self.begun)
@@ -148,6 +164,11 @@ class Carrier:
             others += [_on_page(one, control, page, one.known[page]) for page in sorted(shown)]
         sentence = replies.about_track(told, track.done, track.total, track.finished, track.problem)
         return Reply(ask, sentence, others=others, carried=carried)
+
+    def _opener(self, engine: Engine) -> Callable[[], Session]:
+        if self.earlier is not None:
+            return self.earlier.opener(engine, self.frames)
+        return session_opener(engine, self.frames, self.frames.key)
 
     def _command(self, text: TypedText) -> Reach | None:
         return command_of(text.text, text.page) if self.can_track else None

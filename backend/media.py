@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
 import re
 import threading
 import time
@@ -99,12 +100,13 @@ class MediaFetcher:
             return f"folder:{relative}"
         return self.absolute(address)
 
-    def ask_label_studio(self, path: str, limit: int) -> bytes:
-        """What Label Studio's API answers to a GET of ``path``, at most ``limit`` bytes.
+    def ask_label_studio(self, path: str, limit: int, seconds: float | None = None) -> bytes:
+        """What Label Studio's API answers to a GET of ``path``, at most ``limit`` bytes, in the time for one file or
+        in ``seconds`` where that is less.
 
         :raises MediaError: it refuses, can't be reached, or says too much.
         """
-        deadline = time.monotonic() + self._settings.media_timeout
+        deadline = time.monotonic() + min(seconds or math.inf, self._settings.media_timeout)
         with self._open(self._settings.label_studio_url + path, deadline) as answer:
             return b"".join(_limited(answer.chunks(), answer.length, limit))
 

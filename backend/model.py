@@ -6,13 +6,14 @@ import logging
 import time
 from typing import Any, ClassVar
 
-from backend.answers import Answer, Services, answer_automatic, kind_of, words_only
+from backend.answers import Answer, Services, kind_of, words_only
 from backend.errors import EXPECTED
 from backend.evidence import Work, parse_work
 from backend.label_config import LabelConfig, parse_label_config
 from backend.logs import loggable
 from backend.measuring import measured
 from backend.ml_base import model_base
+from backend.opened import answer_opened
 from backend.prompted import answer_context
 from backend.protocol import Context, Json, Task, parse_context, parse_task
 from x2sam.errors import CancelledError
@@ -118,7 +119,7 @@ class X2SAMModel(model_base()):
         """The answer, measured; what nobody expected becomes an error that can be shown."""
         with measured(self.services.metrics, task.id, kind_of(context)) as outcome:
             if context is None:
-                answer = answer_automatic(self.services, task, config)
+                answer = answer_opened(self.services, task, config)
             else:
                 answer = answer_context(self.services, task, config, context, work or Work())
             outcome.masks = answer.masks if answer else 0

@@ -48,11 +48,13 @@ class WebhookEvent:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: ``data`` as imported, ``region_ids`` of what already stands in its drafts and annotations."""
+    """A task: ``data`` as imported, ``region_ids`` of what already stands in its drafts and annotations, the id of its
+    ``project`` where it says so."""
 
     id: str
     data: Json
     region_ids: frozenset[str]
+    project: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def parse_task(raw: Any) -> Task:
     """One task of ``/predict``."""
     raw = _object(raw, "A task")
     data = _object(_given(raw, "data"), "The 'data' of a task")
-    return Task(_name(raw.get("id")), data, frozenset(_region_ids(raw)))
+    return Task(_name(raw.get("id")), data, frozenset(_region_ids(raw)), project_id(raw.get("project")))
 
 
 def parse_context(raw: Any) -> Context | None:

@@ -17,22 +17,27 @@ from x2sam.errors import CancelledError
 from x2sam.structures import FrameMasks
 
 _COMMAND = re.compile(r"track(?:\s+(?:(forward|backward)s?|([1-9]\d{0,4})(?:\s+pages?)?))?\s*[.!]*", re.IGNORECASE)
+_CONTINUE = re.compile(r"continue\s*[.!]*", re.IGNORECASE)
 _PAUSED = 4
 
 
 @dataclass(frozen=True)
 class Reach:
     """How far to carry. ``direction`` is ``forward``, ``backward`` or ``both``; ``pages`` ends it so many pages after
-    ``page``, or after the first page where an object is known."""
+    ``page``, or after the first page where an object is known. ``earlier``: what was on the pages of the task before
+    comes along."""
 
     direction: str = "both"
     pages: int | None = None
     page: int | None = None
+    earlier: bool = False
 
 
 def command_of(text: str, page: int | None = None) -> Reach | None:
-    """The command ``track``, ``track forward``, ``track backward`` or ``track 20`` typed on ``page``; None for other
-    texts."""
+    """The command ``track``, ``track forward``, ``track backward``, ``track 20`` or ``continue`` typed on ``page``;
+    None for other texts."""
+    if _CONTINUE.fullmatch(text.strip()):
+        return Reach(earlier=True)
     found = _COMMAND.fullmatch(text.strip())
     if found is None:
         return None
@@ -154,21 +159,23 @@ def session_opener(engine: Engine, frames: Sequence, key: str) -> Callable[[], S
 
 
 def _legs(objects: Sequence[Carried], reach: Reach, pages: int) -> tuple[list[_Leg], dict[str, set[int]]]:
-    """The walks, and the pages of each object that they come by. A walk begins where an object is seen."""
+    """The walks, and the pages of each object that they come by. A walk begins where an object is seen; pages with
+    numbers below 0 are of the task before: walks begin there, but nothing is wanted of them."""
     first, last = ({one.object_id: one.seen[end] for one in objects} for end in (0, -1))
     if reach.direction == "backward":
-        known = {one.object_id: _between(one, 0, last[one.object_id]) for one in objects}
-        return [_Leg("backward", known, pages)], {name: set(range(page + 1)) for name, page in last.items()}
+        known = {one.object_id: _between(one, 0, last[one.object_id]) for one in objects if one.seen[-1] >= 0}
+        wanted = {name: set(range(page + 1)) for name, page in last.items()}
+        return [_Leg("backward", known, pages)] if known else [], wanted
     stop = pages
     if reach.pages is not None:
-        begin = reach.page if reach.page is not None else min(first.values())
+        begin = reach.page if reach.page is not None else max(min(first.values()), 0)
         stop = min(pages, begin + reach.pages + 1)
-    wanted = {name: set(range(page, stop)) for name, page in first.items()}
+    wanted = {name: set(range(max(page, 0), stop)) for name, page in first.items()}
     ahead = {one.object_id: _between(one, first[one.object_id], stop - 1) for one in objects}
     legs = [_Leg("forward", {name: known for name, known in ahead.items() if known}, stop)]
-    if reach.direction == "both" and any(first.values()):
+    if reach.direction == "both" and any(page > 0 for page in first.values()):
         # What is known further on was met on the way forward.
-        behind = {one.object_id: _between(one, 0, first[one.object_id]) for one in objects}
+        behind = {one.object_id: _between(one, 0, first[one.object_id]) for one in objects if one.seen[0] >= 0}
         legs.append(_Leg("backward", behind, pages))
         wanted = {name: every | set(range(first[name])) for name, every in wanted.items()}
     return [leg for leg in legs if leg.known], wanted

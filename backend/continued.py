@@ -1,0 +1,168 @@
+"""Objects of the task before, taken along into the next one of the same video.
+
+They keep their names, so that they are one track over all tasks. What is known of them comes from the last pages of the
+task before and, for those that were out of sight there, from the page where they were seen last: the walk begins on
+these pages (:mod:`backend.earlier_pages`), so that it is memory that carries them over, not a box.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from backend.answers import Services, frames_of
+from backend.carried import Carried, Known, Screen
+from backend.earlier_pages import EarlierPages
+from backend.errors import EXPECTED, MediaError
+from backend.frames import TaskFrames
+from backend.label_config import ObjectTag
+from backend.protocol import Task
+from backend.remembered import PackedMask
+from backend.video_spans import LAST_PAGES, Span, TaskBefore, TasksBefore, span_of, work_at_end
+
+log = logging.getLogger(__name__)
+
+_SEEN_LAST = 4
+_API_SECONDS = 10.0
+
+NO_VIDEO = (
+    "There is nothing to continue: the pages were not imported with “video import”, which notes what comes before."
+)
+FIRST = "There is nothing to continue: this is where the video begins."
+NO_TASK = "There is nothing to continue: the project has no task with the pages before these."
+NOTHING_THERE = (
+    "There is nothing to continue: the task before this one has no masks, as far as can be seen here. Submit it, then "
+    "type “continue” again."
+)
+NOT_ASKED = (
+    "There is nothing to continue as far as is known here. Set LABEL_STUDIO_API_KEY of the ML backend, so that it can "
+    "look into the task before this one."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Brought:
+    """``objects`` whose earlier pages, ``pages``, are numbered from -1 down, or why there are none."""
+
+    objects: Sequence[Carried] = ()
+    pages: EarlierPages | None = None
+    problem: str = ""
+
+
+def bring(services: Services, task: Task, tag: ObjectTag, frames: TaskFrames) -> Brought:
+    """The objects of the task before this one, as far as the pages before its own show them."""
+    span = span_of(task, len(frames))
+    if span is None or span.start == 0:
+        return Brought(problem=NO_VIDEO if span is None else FIRST)
+    problem = ""
+    try:
+        for before in _tasks_before(services, span, tag):
+            problem = NOTHING_THERE
+            found = _objects_of(services, before, tag, span)
+            if found.objects:
+                return found
+    except MediaError as error:
+        log.warning("the task before another can not be looked at: %s", type(error).__name__)
+        problem = f"The task before this one can't be looked at: {error}"
+    asked = services.settings.label_studio_api_key and span.project.isdigit()
+    return Brought(problem=problem or (NO_TASK if asked else NOT_ASKED))
+
+
+def joined(brought: Sequence[Carried], here: Sequence[Carried]) -> list[Carried]:
+    """Objects of the task before and those of this one, each once; on pages that have numbers below 0 all stay."""
+    own = {one.object_id: one for one in here}
+    whole = []
+    for one in brought:
+        mine = own.pop(one.object_id, None)
+        if mine is not None:
+            known = {page: known for page, known in mine.known.items() if page not in mine.anew}
+            kept = one.kept | mine.kept
+            one = replace(one, known={**one.known, **known}, kept=kept, shape=mine.shape or one.shape, anew=mine.anew)
+        whole.append(one)
+    return [*whole, *own.values()]
+
+
+def note_seen(services: Services, task: Task, frames: TaskFrames, work, answered: Mapping[str, str]) -> None:
+    """Takes note of what a request about a task of a video was answered, for the task after it."""
+    span = span_of(task, len(frames))
+    if span is not None:
+        services.seen_tasks.note(task, span, work, answered)
+
+
+def _tasks_before(services: Services, span: Span, tag: ObjectTag) -> Iterator[TaskBefore]:
+    """What was left in the tasks before, the likeliest first: what people did, what was on a screen here, what was
+    predicted."""
+    remembered = services.seen_tasks.before(span)
+    if not services.settings.label_studio_api_key:
+        yield from remembered
+        return
+    api = TasksBefore(lambda path, limit: services.fetcher.ask_label_studio(path, limit, _API_SECONDS))
+    try:
+        candidates = api.before(span, tag)
+    except MediaError:
+        yield from remembered
+        raise
+    for task, before in candidates:
+        left = api.person_left(task, before)
+        if left is not None:
+            yield left
+        if left is not None and left.submitted:
+            continue
+        yield from (one for one in remembered if one.task.id == task.id)
+        predicted = api.we_left(task, before)
+        if predicted is not None:
+            yield predicted
+
+
+def _objects_of(services: Services, before: TaskBefore, tag: ObjectTag, span: Span) -> Brought:
+    """What can be taken along from a task; nothing where its pages can't be read."""
+    usable = span.start - before.span.start
+    work = work_at_end(before.work, usable)
+    try:
+        frames, _ = frames_of(services, tag, before.task)
+        screen = Screen.of(before.task.id, work, services.remembered, frames.size_of)
+        found = {one.object_id: one for one in screen.objects()}
+        for name, label in before.answered.items():
+            if name not in found:
+                found[name] = screen.object(name, label)
+        seen = {one.object_id: _masks_before(one, usable) for one in found.values()}
+        pages = _pages_of(seen.values(), usable)
+        objects = [
+            _renumbered(one, seen[one.object_id], pages, frames, before.submitted)
+            for one in found.values()
+            if seen[one.object_id].keys() & set(pages)
+        ]
+    except EXPECTED as error:
+        log.warning("pages of the task before another can not be read: %s", type(error).__name__)
+        return Brought()
+    return Brought(objects, EarlierPages(frames, pages))
+
+
+def _masks_before(one: Carried, stop: int) -> dict[int, Known]:
+    """By page, where the object is seen."""
+    masks = {**one.anew, **one.known}
+    return {page: known for page, known in masks.items() if page < stop and known.mask.box is not None}
+
+
+def _pages_of(seen, stop: int) -> tuple[int, ...]:
+    """The last pages, and where the objects that are not on them were seen last."""
+    pages = set(range(max(stop - LAST_PAGES, 0), stop))
+    last = sorted({max(masks) for masks in seen if masks and not pages & masks.keys()}, reverse=True)
+    return tuple(sorted(pages | set(last[:_SEEN_LAST])))
+
+
+def _renumbered(
+    one: Carried, masks: Mapping[int, Known], pages: Sequence[int], frames: TaskFrames, complete: bool
+) -> Carried:
+    """The object as one that is known on the pages before. Where a person said that all is ``complete``, pages without
+    it show it is out of sight."""
+    known: dict[int, Known] = {}
+    for number, page in enumerate(pages, -len(pages)):
+        if page in masks:
+            known[number] = masks[page]
+        elif complete and known:
+            known[number] = Known(PackedMask.of(np.zeros(frames.size_of(page), bool)))
+    return Carried(one.object_id, one.label, known, frozenset(known), one.shape)

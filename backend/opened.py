@@ -1,0 +1,52 @@
+"""The prediction for a task that somebody opens, or that predictions are retrieved for: nobody prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backend.answers import Answer, Services, answer_automatic, frames_of, items_of, reply_items
+from backend.carrying import Carrier
+from backend.continued import bring, note_seen
+from backend.evidence import Work
+from backend.history import History
+from backend.label_config import LabelConfig
+from backend.prompts import Ask, object_name
+from backend.protocol import Task
+from backend.remembered import PackedMask
+from backend.results import task_score
+from backend.tracking import Reach
+from backend.video_spans import span_of
+from x2sam.structures import Prompt
+
+
+def answer_opened(services: Services, task: Task, config: LabelConfig) -> Answer | None:
+    """The tracks of the task before, for the next pages of a video; for others :func:`answer_automatic`.
+
+    None when there is nothing to store.
+    """
+    tag = config.picture()
+    span = span_of(task, 0)
+    if tag is None or not tag.pages or span is None or not span.start:
+        return answer_automatic(services, task, config)
+    frames, paged = frames_of(services, tag, task)
+    if len(frames) < 2:
+        return answer_automatic(services, task, config)
+    brought = bring(services, task, tag, frames)
+    if not brought.objects:
+        return None
+    work = Work()
+    history = History(task.id, work, services.remembered, frames.size_of)
+    carrier = Carrier(services, task, config, tag, frames, work, history, paged)
+    ask = Ask(object_name(task.id, "continue"), Prompt(), tag.name, page=0)
+    reply = replace(carrier, earlier=brought.pages).carry(ask, brought.objects, Reach("forward"))
+    seen = [found for found in reply.carried if found.mask.mask.any()]
+    if not seen:
+        return None
+    items = []
+    for found in reply.carried:
+        mask = PackedMask.of(found.mask.mask)
+        history.remember_track(found.object_id, found.label, found.page or 0, mask, found.mask.score)
+        items += items_of(services, tag, frames, ask, found)
+    note_seen(services, task, frames, work, {found.object_id: found.label for found in reply.carried})
+    items += reply_items(config, tag, [(0, reply.sentence)])
+    return Answer(items, task_score([found.mask for found in seen]), len(seen))
