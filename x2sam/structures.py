@@ -54,13 +54,18 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """One answer: ``mask`` bool (H, W) at picture size, ``score`` 0..1, ``category`` index into the prompt's items."""
+    """One answer: ``mask`` bool (H, W) at picture size, ``score`` 0..1, ``category`` index into the prompt's items.
+
+    ``doubt``, of masks that were tracked: the probability 0..1 that the mask overlaps the truth by less than a half
+    (:mod:`x2sam.inference.drift`); None where the mask is known, or nothing was estimated.
+    """
 
     mask: np.ndarray
     score: float
     object_id: str = ""
     phrase: str | None = None
     category: int = 0
+    doubt: float | None = None
 
     @property
     def area(self) -> int:

@@ -141,12 +141,19 @@ class TargetModel:
         self.mass = self.keep * self.mass + 1.0
 
 
-def target_evidence(models: list[TargetModel], descriptors: np.ndarray) -> np.ndarray:
-    """float32 (n,): what the models say together, each with the same mass; about -1 outside and 1 inside."""
+def target_weights(models: list[TargetModel]) -> np.ndarray | None:
+    """float32 (d,): what the models say together, each with the same mass, about a descriptor; None where no model has
+    learned anything."""
     known = [m for m in models if m.squares is not None]
     if not known:
-        return np.zeros(len(descriptors), np.float32)
+        return None
     squares = sum(m.squares / m.mass for m in known) / len(known)
     products = sum(m.products / m.mass for m in known) / len(known)
     ridge = known[0].damping * np.diag(np.maximum(np.diag(squares), 1e-6))
-    return (descriptors @ np.linalg.solve(squares + ridge, products)).astype(np.float32)
+    return np.linalg.solve(squares + ridge, products).astype(np.float32)
+
+
+def target_evidence(models: list[TargetModel], descriptors: np.ndarray) -> np.ndarray:
+    """float32 (n,): what the models say of descriptors float32 (n, d); about -1 outside and 1 inside."""
+    weights = target_weights(models)
+    return np.zeros(len(descriptors), np.float32) if weights is None else descriptors @ weights

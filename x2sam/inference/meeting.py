@@ -7,10 +7,11 @@ from one side found and what the walk from the other side found are mixed by dis
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from x2sam.inference.drift import Rating, met_rating
 from x2sam.inference.follow import exclude
 from x2sam.inference.refine_evidence import log_odds, sigmoid
 from x2sam.inference.walk import Found, Tracked, at_picture_size
@@ -21,12 +22,14 @@ _MOST = 4.0  # log-odds: no side is so sure that the other can't be heard
 
 @dataclass(frozen=True, eq=False)
 class Stop:
-    """A frame on the way: masks and scores, and probabilities float32 (h, w) on the working grid, by object id."""
+    """A frame on the way: masks and scores, probabilities float32 (h, w) on the working grid, and how doubtful each
+    mask is, by object id."""
 
     frame: int
     found: Mapping[str, Found]
     probabilities: Mapping[str, np.ndarray]
     size: tuple[int, int]
+    ratings: Mapping[str, Rating] = field(default_factory=dict)
 
 
 def meeting_frames(objects: Iterable[Tracked], frames: Sequence[int]) -> list[int]:
@@ -68,6 +71,17 @@ def meet(there: Stop, back: Stop, end: int, spans: Mapping[str, int], exclusive:
         mask = at_picture_size(together[name], there.size)
         found[name] = (mask, max(there.found[name][1], back.found[name][1]) if mask.any() else 0.0)
     return found
+
+
+def meet_ratings(there: Stop, back: Stop, end: int, spans: Mapping[str, int]) -> dict[str, Rating]:
+    """How doubtful the masks of :func:`meet` are: both walks tell, and whether they agree."""
+    ratings = dict(there.ratings)
+    left = abs(end - there.frame)
+    for name, span in spans.items():
+        if name in there.ratings and name in back.ratings and 0 < left < span:
+            masks = (there.probabilities[name], back.probabilities[name])
+            ratings[name] = met_rating(there.ratings[name], back.ratings[name], masks, min(left, span - left))
+    return ratings
 
 
 def _mix(sides: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:

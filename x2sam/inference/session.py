@@ -17,8 +17,9 @@ from x2sam.data.prompts import prompt_region
 from x2sam.data.tasks import CategoryList, Task, find_task, task_of
 from x2sam.errors import PromptError
 from x2sam.inference.conversation import Query, query_of, render
+from x2sam.inference.drift import Rating
 from x2sam.inference.looking import Looking
-from x2sam.inference.meeting import Stop, from_the_other_side, meet, meeting_frames, span_before
+from x2sam.inference.meeting import Stop, from_the_other_side, meet, meet_ratings, meeting_frames, span_before
 from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Prediction, Rule, postprocess
 from x2sam.inference.preprocess import region_masks
@@ -277,7 +278,7 @@ class Session:
         for frame in frames:
             stop = self.advance(track, frame, frame == frames[0])
             if frame == frames[0] or not ahead:
-                yield FrameMasks(frame, _masks_of(stop.found))
+                yield FrameMasks(frame, _masks_of(stop.found, stop.ratings))
                 continue
             waiting.append(stop)
             yield None
@@ -303,7 +304,8 @@ class Session:
         for stop in waiting:
             known = stop.frame in back
             found = meet(stop, back[stop.frame], end, spans, exclusive) if known else stop.found
-            yield FrameMasks(stop.frame, _masks_of(found))
+            ratings = meet_ratings(stop, back[stop.frame], end, spans) if known else stop.ratings
+            yield FrameMasks(stop.frame, _masks_of(found, ratings))
 
     def objects(self, object_ids: Sequence[str]) -> list[Tracked]:
         """What is known of the objects. Raises PromptError for those that were never prompted, and for none at all."""
@@ -341,7 +343,7 @@ class Session:
             plain = looking.model.decode_pixels(looking.encoded(frame), first=False) if track.followers else None
         sizes = self.looking.sizes(frame)
         found = track.advance(features, sizes, frame, self.looking.picture(frame), plain)
-        return Stop(frame, found, track.probabilities(), sizes.original)
+        return Stop(frame, found, track.probabilities(), sizes.original, dict(track.ratings))
 
     def close(self) -> None:
         """Forgets everything prompted. Features of media that has a name stay while they fit, for whoever opens it
@@ -395,8 +397,9 @@ class Session:
                 raise PromptError(f"the mask is {mask.shape[1]} x {mask.shape[0]}, the picture {width} x {height}")
 
 
-def _masks_of(found: Mapping[str, Found]) -> list[Mask]:
-    return [Mask(mask, score, object_id) for object_id, (mask, score) in found.items()]
+def _masks_of(found: Mapping[str, Found], ratings: Mapping[str, Rating]) -> list[Mask]:
+    doubts = {object_id: rating.doubt for object_id, rating in ratings.items()}
+    return [Mask(m, score, object_id, doubt=doubts.get(object_id)) for object_id, (m, score) in found.items()]
 
 
 def _key_of(prompt: Prompt, frame: int) -> tuple:

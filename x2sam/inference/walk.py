@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from x2sam.inference.drift import Look, Radar, Rating
 from x2sam.inference.follow import Follower, Scenery, Scenes, exclude
 from x2sam.inference.postprocess import Prediction, Rule, Segments, State, new_state, postprocess
 from x2sam.inference.preprocess import FrameSizes
@@ -104,6 +105,8 @@ class ObjectTrack:
         self.started: set[str] = set()
         self.scenes = Scenes() if mode != "fifo" and model.config.memory.sketch else None
         self.followers = {o.object_id: Follower() for o in objects} if self.scenes is not None else {}
+        self.radars = {name: Radar() for name in self.followers}
+        self.ratings: dict[str, Rating] = {}  # of the frame walked last, of objects that were looked for there
 
     def advance(
         self, features: FrameFeatures, sizes: FrameSizes, frame: int, picture: np.ndarray,
@@ -116,6 +119,7 @@ class ObjectTrack:
         """
         anchors = {k: o.anchors[frame] for k, o in self.objects.items() if frame in o.anchors}
         self.started |= anchors.keys()
+        self.ratings = {}
         others = [k for k in self.walkers if k in self.started and k not in anchors]
         found: dict[str, Found] = {k: (a.mask, a.score) for k, a in anchors.items()}
         predictions: dict[str, LevelPrediction] = {}
@@ -138,37 +142,71 @@ class ObjectTrack:
         anchors: Mapping[str, Anchor],
     ) -> dict[str, Found]:  # fmt: skip
         """The objects that no mask is known of here. Those that are known hide them, not the other way round."""
-        scores: dict[str, float] = {}
-        masks: dict[str, np.ndarray] = {}
         for object_id, anchor in anchors.items():
-            if anchor.walked:
-                self.followers[object_id].settle(scenery, scenery.of_picture(anchor.mask))
-            else:
-                self.followers[object_id].learn(scenery, anchor.mask)
-        for object_id in others:
-            follower, walker = self.followers[object_id], self.walkers[object_id]
-            carried = follower.expect(scenery)
-            level = walker.step(features, frame, self._sketch(features, sizes, frame, carried))
-            net, scores[object_id] = choose_query(level, sizes, carried)
-            masks[object_id] = follower.decide(scenery, carried, net)
+            self._know(scenery, object_id, anchor)
+        carried = {name: self.followers[name].expect(scenery) for name in others}
+        levels = self._predict(features, sizes, frame, carried)
+        nets, masks, scores = {}, {}, {}
+        for name in others:
+            nets[name], scores[name] = choose_query(levels[name], sizes, carried[name])
+            masks[name] = self.followers[name].decide(scenery, carried[name], nets[name])
         known = {k: self.followers[k].mask for k in anchors}
         if self.mode == "pinned":
             masks = {k: m for k, m in exclude({**masks, **known}).items() if k not in anchors}
         found: dict[str, Found] = {}
-        for object_id, probability in masks.items():
-            self.followers[object_id].settle(scenery, probability)
+        for name, probability in masks.items():
+            self.followers[name].settle(scenery, probability)
+            look = Look(carried[name], nets[name], scores[name], probability)
+            self.ratings[name] = self.radars[name].rate(scenery, self.followers[name], look)
             mask = at_picture_size(probability, sizes.original)
-            found[object_id] = (mask, scores[object_id] if mask.any() else 0.0)
+            found[name] = (mask, scores[name] if mask.any() else 0.0)
         return found
 
-    def _sketch(
-        self, features: FrameFeatures, sizes: FrameSizes, frame: int, carried: np.ndarray | None
-    ) -> list[MemoryEntry]:
-        """Left out where the object was out of sight, so that only the memory says where it comes back."""
-        if carried is None:
-            return []
-        guidance = guidance_of(carried, sizes, tuple(features.mask_features.shape[-2:]))
-        return [self.model.sketch(features, paint_mask(guidance).to(features.mask_features), frame)]
+    def _know(self, scenery: Scenery, name: str, anchor: Anchor) -> None:
+        follower, radar = self.followers[name], self.radars[name]
+        if not anchor.walked:
+            follower.learn(scenery, anchor.mask)
+            radar.learn(scenery, follower)
+            return
+        carried, inside = follower.expect(scenery), scenery.of_picture(anchor.mask)
+        follower.settle(scenery, inside)
+        radar.rate(scenery, follower, Look(carried, inside, anchor.score, inside))
+
+    def _predict(
+        self, features: FrameFeatures, sizes: FrameSizes, frame: int, carried: Mapping[str, np.ndarray | None]
+    ) -> dict[str, LevelPrediction]:
+        """The network's prediction for each object. Those that remember the same frames are asked for together; the
+        mask carried here is their sketch, left out where an object was out of sight, so that only the memory says
+        where it comes back."""
+        if not carried:
+            return {}
+        grid = tuple(features.mask_features.shape[-2:])
+        drawn = {k: paint_mask(guidance_of(c, sizes, grid)) for k, c in carried.items() if c is not None}
+        sketches = self._entries(features, drawn, frame, sketch=True)
+        groups: dict[Hashable, list[str]] = {}
+        for name in carried:
+            walker = self.walkers[name]
+            times = tuple(entry.time for entry in walker.memory.read())
+            groups.setdefault((times, name in sketches, walker.condition.shapes), []).append(name)
+        levels: dict[str, LevelPrediction] = {}
+        for names in groups.values():
+            walkers = [self.walkers[name] for name in names]
+            banks = [[*w.memory.read(), *filter(None, [sketches.get(n)])] for n, w in zip(names, walkers, strict=True)]
+            entries = [MemoryEntry.stacked(rows) for rows in zip(*banks, strict=True)]
+            condition = Condition.stacked([w.condition for w in walkers])
+            level = self.model.step(features, condition, entries, frame)[-1]
+            levels |= {name: level[n : n + 1] for n, name in enumerate(names)}
+        return levels
+
+    def _entries(
+        self, features: FrameFeatures, guidance: Mapping[str, torch.Tensor], frame: int, sketch: bool = False
+    ) -> dict[str, MemoryEntry]:
+        """Memory entries of objects from their ``guidance`` (1, 1, h, w), written together."""
+        if not guidance:
+            return {}
+        write = self.model.sketch if sketch else self.model.remember
+        together = write(features, torch.cat(list(guidance.values())).to(features.mask_features), frame)
+        return {name: together[n : n + 1] for n, name in enumerate(guidance)}
 
     def _remember(
         self, features: FrameFeatures, sizes: FrameSizes, frame: int, found: Mapping[str, Found],
@@ -176,21 +214,21 @@ class ObjectTrack:
     ) -> None:  # fmt: skip
         """Writes the frame into the banks, in the way of the mode."""
         grid = tuple(features.mask_features.shape[-2:])
-        written: list[torch.Tensor] = []
-        for object_id, walker in self.walkers.items():
+        guidance: dict[str, torch.Tensor] = {}
+        for object_id in self.walkers:
             if object_id not in found:
                 continue
             blend = self.mode == "fifo" and object_id in predictions
-            guidance = blend_masks(predictions[object_id]) if blend else guidance_of(found[object_id][0], sizes, grid)
-            guidance = guidance.to(features.mask_features)
-            if self.mode == "fifo":
-                written.append(guidance)
-            else:
-                known = object_id in anchors and not anchors[object_id].walked
-                walker.remember(features, guidance, frame, pin=self.mode == "pinned" and known)
-        if written:
-            together = torch.stack(written).amax(0)
-            next(iter(self.walkers.values())).remember(features, together, frame)
+            own = blend_masks(predictions[object_id]) if blend else guidance_of(found[object_id][0], sizes, grid)
+            guidance[object_id] = own.to(features.mask_features)
+        if self.mode == "fifo":
+            if guidance:
+                together = torch.stack(list(guidance.values())).amax(0)
+                next(iter(self.walkers.values())).remember(features, together, frame)
+            return
+        for object_id, entry in self._entries(features, guidance, frame).items():
+            known = object_id in anchors and not anchors[object_id].walked
+            self.walkers[object_id].memory.push(entry, pin=self.mode == "pinned" and known)
 
 
 def _first_of(segments: Segments, sizes: FrameSizes) -> Found:

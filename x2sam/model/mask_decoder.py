@@ -6,6 +6,7 @@ queries, feed-forward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,23 @@ class Condition:
 
     def to(self, *args, **kwargs) -> Condition:
         move = lambda x: x.to(*args, **kwargs) if x.is_floating_point() else x.to(x.device)  # noqa: E731
-        return Condition(*(move(x) for x in (self.classes, self.class_mask, self.tokens, self.token_mask, self.seg)))
+        return Condition(*(move(x) for x in self._parts))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Sizes without the batch: conditions with the same can be stacked."""
+        return tuple(tuple(x.shape[1:]) for x in self._parts)
+
+    @classmethod
+    def stacked(cls, conditions: Sequence[Condition]) -> Condition:
+        """Conditions of the same :attr:`shapes` as one batch."""
+        if len(conditions) == 1:
+            return conditions[0]
+        return cls(*(torch.cat(parts) for parts in zip(*(c._parts for c in conditions), strict=True)))
+
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.classes, self.class_mask, self.tokens, self.token_mask, self.seg
 
 
 @dataclass(eq=False)
@@ -45,6 +62,9 @@ class LevelPrediction:
     mask_logits: Tensor
     class_logits: Tensor
     queries: Tensor
+
+    def __getitem__(self, rows: slice) -> LevelPrediction:
+        return LevelPrediction(self.mask_logits[rows], self.class_logits[rows], self.queries[rows])
 
 
 class DecoderLayer(nn.Module):

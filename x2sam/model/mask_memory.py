@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +22,20 @@ class MemoryEntry:
     levels: tuple[Tensor, ...]
     grid: tuple[int, int]
     sketch: Tensor | None = None
+
+    def __getitem__(self, rows: slice) -> MemoryEntry:
+        sketch = None if self.sketch is None else self.sketch[rows]
+        return MemoryEntry(self.time, tuple(level[rows] for level in self.levels), self.grid, sketch)
+
+    @classmethod
+    def stacked(cls, entries: Sequence[MemoryEntry]) -> MemoryEntry:
+        """Entries of one frame as one, their rows one after another."""
+        first = entries[0]
+        if len(entries) == 1:
+            return first
+        levels = tuple(torch.cat(parts) for parts in zip(*(e.levels for e in entries), strict=True))
+        sketches = [e.sketch for e in entries if e.sketch is not None]
+        return cls(first.time, levels, first.grid, torch.cat(sketches) if sketches else None)
 
 
 class MaskMemory:
