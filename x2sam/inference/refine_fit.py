@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from x2sam.data.clicks import next_click
 from x2sam.data.masks import mask_bbox
-from x2sam.data.readers.labelmaps import DAILY_LIFE, LabelMapDataset
+from x2sam.data.readers.labelmaps import DAILY_LIFE, LabelMapDataset, held_out
 from x2sam.data.tasks import task_of
 from x2sam.evaluation.dataset import object_mask
 from x2sam.inference.refine import prepare, snap
@@ -61,17 +61,17 @@ class Met:
 
 
 def objects_of(
-    data: Path, rng: np.random.Generator, skip: int = 0, amount: float = 1.0
+    data: Path, rng: np.random.Generator, hold_out: int = 0, amount: float = 1.0
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Picture, truth, ignore of objects worth a click, few of a picture.
 
     Everyday sources give :data:`EVERYDAY`, others :data:`PER_SOURCE`, and as many regions where they have some.
-    ``skip`` leaves every skip-th picture out, to measure on; ``amount`` multiplies these numbers.
+    ``hold_out`` leaves out what training with the same number leaves out; ``amount`` multiplies these numbers.
     """
     dataset = LabelMapDataset(data)
     by_source: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(dataset.records):
-        if not skip or index % skip:
+        if not held_out(record, hold_out):
             by_source[record.source].append(index)
     for source, indices in sorted(by_source.items()):
         most = EVERYDAY if source in DAILY_LIFE else PER_SOURCE
@@ -222,7 +222,7 @@ def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np
         engine = Engine.load(options.model)
     kinds = KINDS[options.networks]
     met: list[Met] = []
-    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, options.skip, options.amount)):
+    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, options.hold_out, options.amount)):
         simulated = SimulatedNetwork(picture, truth, kinds[(k + turn) % len(kinds)], rng)
         network: Network = simulated
         if engine is not None and rng.random() >= options.simulated:
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--skip", type=int, default=0, help="leave every n-th picture out, to measure on")
+    parser.add_argument("--hold-out", type=int, default=0, help="leave out one picture in so many, as training does")
     options = parser.parse_args(arguments)
     target = options.out or FILES[options.networks]
     rng = np.random.default_rng(options.seed)

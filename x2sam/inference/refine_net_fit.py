@@ -117,11 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--boxed", type=int, default=2, help="every n-th object is given by its box first")
     parser.add_argument("--clicks", type=int, default=3, help="answers per object")
     parser.add_argument("--amount", type=float, default=2.0, help="how many objects, as a factor of refine_fit's")
+    parser.add_argument("--hold-out", type=int, default=0, help="leave out one picture in so many, as training does")
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    options.skip = 0
     rng = np.random.default_rng(options.seed)
     weights = embedded_weights("weak")
     began = time.monotonic()
