@@ -11,14 +11,17 @@ import random
 import numpy as np
 import pytest
 import torch
-from reference_replay import frames_of, query_of_case, replay, task_of_case
+from reference_replay import frames_of, query_of_case, replay, rule_of_case, task_of_case
 from test_postprocess import background_of, infos_of
 
 from x2sam.data.tokenizer import TURN_END
+from x2sam.inference.clip_stream import ClipStream
 from x2sam.inference.conversation import render
 from x2sam.inference.feature_cache import FeatureCache
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
+from x2sam.inference.postprocess import Quirks
+from x2sam.inference.preprocess import frame_sizes
 
 
 def match_instances(run, segments, frame: int, tolerances: dict) -> None:
@@ -122,6 +125,22 @@ def test_a_picture_is_a_clip_of_one_frame(clip_case, parity, reference_model, re
     level = reference_model.step(looking.features(0), played.condition)[-1]
     assert torch.equal(level.mask_logits, played.frames[0].last.mask_logits)
     assert torch.equal(level.class_logits, played.frames[0].last.class_logits)
+
+
+@torch.no_grad()
+def test_words_over_a_clip_are_streamed_like_that(clip_case, reference_model, replays):
+    """What is served with ``fifo``, and evaluated, gives the same segments with the same ids."""
+    played = replays(clip_case.runs["predict"])
+    regions = clip_case.runs["predict"].tensors.get("pre.vprompt_masks.0")
+    rule = rule_of_case(clip_case, regions, Quirks.reference())
+    height, width = frames_of(clip_case, "raw.extra_frames").shape[1:3]
+    sizes = frame_sizes(height, width, reference_model.config.preprocess)
+    stream = ClipStream(reference_model, played.condition, {"": rule})
+    for frame in played.frames:
+        found = stream.advance(frame.features, sizes)[""]
+        assert np.array_equal(found.masks, frame.segments.masks)
+        assert np.array_equal(found.ids, frame.segments.ids)
+        assert np.array_equal(found.scores, frame.segments.scores)
 
 
 @torch.no_grad()

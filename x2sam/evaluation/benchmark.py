@@ -18,14 +18,14 @@ from x2sam.data.task_sample import TaskSample
 from x2sam.data.tasks import VIDEO, ItemKind, Task, is_sentence
 from x2sam.evaluation.contract import FrameAnswer, View
 from x2sam.evaluation.protocol import Chunk, Protocol, Question, views_of
+from x2sam.inference.clip_stream import ClipStream
 from x2sam.inference.conversation import Query, render
 from x2sam.inference.engine import Engine
 from x2sam.inference.interpreter import Looked, Reading
 from x2sam.inference.looking import Looking
-from x2sam.inference.postprocess import Prediction, Quirks, Rule, Segments, State, new_state, postprocess
+from x2sam.inference.postprocess import Quirks, Rule, Segments
 from x2sam.inference.preprocess import linspace_indices, rate_indices, region_masks
 from x2sam.inference.scheduler import Priority
-from x2sam.model.mask_memory import MaskMemory
 from x2sam.model.x2sam import FrameFeatures
 
 QUIRKS = Quirks(leave_unclaimed=False, rate_small=False)
@@ -62,12 +62,9 @@ class LookedAt:
         """See :class:`x2sam.evaluation.contract.OpenChunk`."""
         places = [self.places[number] for number in question.frames]
         reading, rules = self._run(lambda: self._read(question, places))
-        states = {view: new_state(rule) for view, rule in rules.items()}
-        memory = MaskMemory(self.looking.model.config.memory.slots)
-        for time, (number, place) in enumerate(zip(question.frames, places, strict=True)):
-            last = time == len(places) - 1
-            job = lambda p=place, t=time, end=last: self._step(reading, rules, states, memory, p, t, end)  # noqa: E731
-            segments = self._run(job)
+        stream = ClipStream(self.looking.model, reading.condition, rules)
+        for number, place in zip(question.frames, places, strict=True):
+            segments = self._run(lambda p=place: self._step(stream, p, last=p == places[-1]))
             views = {name: _view(found, name, question.things) for name, found in segments.items()}
             yield FrameAnswer(number, views, reading.text, reading.phrases)
 
@@ -109,19 +106,10 @@ class LookedAt:
             self._seen = {key: self.looking.interpreter.look(frames, task)}
         return self._seen[key]
 
-    def _step(
-        self, reading: Reading, rules: dict[str, Rule], states: dict[str, State | None], memory: MaskMemory,
-        place: int, time: int, last: bool,
-    ) -> dict[str, Segments]:  # fmt: skip
+    def _step(self, stream: ClipStream, place: int, last: bool) -> dict[str, Segments]:
         """The network once, its answer read by every rule, and what later frames remember of it."""
-        model = self.looking.model
-        features = self.looking.features(place) if time == 0 else self._later_features(place)
-        level = model.step(features, reading.condition, memory.read(), time)[-1]
-        prediction = Prediction(level.mask_logits[0], level.class_logits[0], self.looking.sizes(place))
-        found = {view: postprocess(rule, prediction, states[view]) for view, rule in rules.items()}
-        if not last:
-            memory.push(model.remember(features, level, time))
-        return found
+        features = self.looking.features(place) if stream.time == 0 else self._later_features(place)
+        return stream.advance(features, self.looking.sizes(place), last)
 
     def _later_features(self, place: int) -> FrameFeatures:
         """Of a frame behind the first, kept while the cache holds it: several objects are followed through a chunk."""

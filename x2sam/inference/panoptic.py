@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from .query_masks import CHUNK_BYTES, MENDED, Prediction, Quirks, Segments, make_segments, no_segments
@@ -98,6 +99,16 @@ def panoptic(
     return make_segments(
         torch.stack(masks), torch.tensor(values), torch.tensor(kinds), torch.tensor(ids), things=counted
     )
+
+
+def continue_ids(segments: Segments, state: PanopticState) -> Segments:
+    """Things found frame by frame, numbered through a video: by the rule for the things of :func:`panoptic`."""
+    masks = [torch.from_numpy(mask) for mask in segments.masks]
+    parts = list(zip(masks, segments.scores.tolist(), segments.categories.tolist(), strict=True))
+    counted = (True,) * (max((category for _, _, category in parts), default=0) + 1)
+    ids = _number(parts, counted, MENDED, state)
+    _remember(state, [(i, category, mask) for i, (mask, _, category) in zip(ids, parts, strict=True)])
+    return replace(segments, ids=np.array(ids, np.int64))
 
 
 def _compete(prediction: Prediction, kept: torch.Tensor, scores: torch.Tensor, covers: float):

@@ -14,7 +14,7 @@ import torch
 from ..data.tasks import Task
 from ..errors import PromptError
 from .object_choice import ObjectAnchor, ObjsegState, prompted_region, tracked_object
-from .panoptic import PanopticLimits, PanopticState, panoptic, semantic
+from .panoptic import PanopticLimits, PanopticState, continue_ids, panoptic, semantic
 from .query_masks import MENDED, Prediction, Quirks, Segments, make_segments, no_segments, rate_instances
 
 __all__ = [
@@ -120,7 +120,7 @@ def new_state(rule: Rule) -> State | None:
     """What the rule has to remember from frame to frame of one video; None for the rules that need nothing."""
     if rule.task.select == "object":
         return ObjsegState(ObjectAnchor(_region(rule)))
-    if rule.task.select == "categories" and rule.task.modality == "video":
+    if rule.task.select in ("categories", "instances") and rule.task.modality == "video":
         return PanopticState()
     return None
 
@@ -152,10 +152,22 @@ def _categories(rule: Rule, prediction: Prediction, state: State | None) -> Segm
     if len(things) != prediction.class_logits.shape[1] - 1:
         raise PromptError(f"{len(things)} categories were named, {prediction.class_logits.shape[1] - 1} were scored")
     if all(things):
-        return instances(prediction, rule.least, rule.quirks)
+        return _numbered(instances(prediction, rule.least, rule.quirks), rule, state)
     if not any(things):
         return semantic(prediction, rule.quirks)
     return panoptic(prediction, things, replace(rule.limits, score=rule.least), rule.quirks, state)
+
+
+def _instances(rule: Rule, prediction: Prediction, state: State | None) -> Segments:
+    found = instances(prediction, rule.least, rule.quirks, object_asked=rule.regions == 1)
+    return _numbered(found, rule, state)
+
+
+def _numbered(found: Segments, rule: Rule, state: State | None) -> Segments:
+    """Published instances are numbered anew in every frame; with ``quirks.unique_ids`` they keep their ids."""
+    if state is not None and rule.quirks.unique_ids:
+        return continue_ids(found, state)
+    return found
 
 
 def _object(rule: Rule, prediction: Prediction, state: State | None) -> Segments:
@@ -166,9 +178,7 @@ _SELECT: dict[str, Callable[[Rule, Prediction, State | None], Segments]] = {
     "best": _best,
     "phrases": lambda rule, prediction, state: best_query_per_phrase(prediction),
     "categories": _categories,
-    "instances": lambda rule, prediction, state: instances(
-        prediction, rule.least, rule.quirks, object_asked=rule.regions == 1
-    ),
+    "instances": _instances,
     "region": lambda rule, prediction, state: prompted_region(prediction, _region(rule), rule.least, rule.quirks),
     "object": _object,
 }

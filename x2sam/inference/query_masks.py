@@ -25,8 +25,8 @@ class Quirks:
     """Where we depart from the published post-processing; every True is a mend.
 
     anchor_nonzero:  any non-zero pixel of a prompt counts as prompted; published: only the value 255
-    unique_ids:      a segment has an id of its own and is listed once; published: ids can collide, merged stuff is
-                     listed once per query
+    unique_ids:      a segment has an id of its own, also through a video, and is listed once; published: ids can
+                     collide, merged stuff is listed once per query, instances are numbered anew in every frame
     best_first:      instances come best first and the best is painted on top; published: unsorted, the last on top
     best_when_none:  a prompted object gets the best query when no score reaches the threshold; published: nothing
     leave_unclaimed: a pixel that no category claims stays unlabelled in semantic maps; published: it gets the best one

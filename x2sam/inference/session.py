@@ -6,27 +6,28 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from x2sam.data.prompts import prompt_region
-from x2sam.data.tasks import CategoryList, Task, find_task, task_of
+from x2sam.data.tasks import Task, find_task, task_of
 from x2sam.errors import PromptError
-from x2sam.inference.conversation import Query, query_of, render
+from x2sam.inference.clip_objects import ClipObject, Finding
+from x2sam.inference.clip_search import ClipSearch
+from x2sam.inference.conversation import query_of
 from x2sam.inference.drift import Rating
 from x2sam.inference.looking import Looking
 from x2sam.inference.meeting import Stop, from_the_other_side, meet, meet_ratings, meeting_frames, span_before
 from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
-from x2sam.inference.postprocess import Prediction, Rule, postprocess
+from x2sam.inference.postprocess import Rule
 from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap_for
 from x2sam.inference.scheduler import Priority, Turn
-from x2sam.inference.sketch import paint_words
 from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
+from x2sam.inference.worded import answer_on, read_words
 from x2sam.structures import FrameMasks, Mask, Prompt
 
 if TYPE_CHECKING:
@@ -34,22 +35,6 @@ if TYPE_CHECKING:
 
 REMEMBERED_ROUNDS = 256
 REMEMBERED_FINDINGS = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """A mask (H, W) as bits."""
-
-    bits: np.ndarray
-    size: tuple[int, int]
-    score: float
-
-    @classmethod
-    def of(cls, mask: Mask) -> Finding:
-        return cls(np.packbits(mask.mask), mask.mask.shape, mask.score)
-
-    def mask(self) -> np.ndarray:
-        return np.unpackbits(self.bits, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
 
 
 class Session:
@@ -61,7 +46,7 @@ class Session:
         self.rounds = ObjectRounds(looking, engine.seed)
         self._objects: dict[str, Tracked] = {}
         self._answers: OrderedDict[tuple, tuple[Round, np.ndarray]] = OrderedDict()
-        self._findings: OrderedDict[str, tuple[int, Finding]] = OrderedDict()
+        self._findings: OrderedDict[str, dict[int, Finding]] = OrderedDict()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -145,48 +130,37 @@ class Session:
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
 
     def _segment_words(self, prompt: Prompt, frame: int, task: Task) -> list[Mask]:
-        interpreter, looked = self.looking.interpreter, self.looking.looked(task, frame)
-        sizes = self.looking.sizes(frame)
-        regions = region_masks(self._drawn(prompt, frame), sizes) if prompt.has_region else None
-        rule = Rule(task, regions=0 if regions is None else len(regions))
-        if task.generates:
-            reading = interpreter.generate(looked, task, Query(), self.engine.generate_limit)
-            condition, phrases = reading.condition, reading.phrases
-        else:
-            tokens = None
-            if regions is not None:
-                generator = torch.Generator().manual_seed(self.engine.seed)
-                stage3 = self.looking.encoded(frame).stage3
-                tokens = self.looking.model.region_tokens(stage3, regions, generator)
-            query = query_of(task, prompt, rule.regions)
-            condition = interpreter.read(looked, render(task, query), tokens, share=task.shares_conditions)
-            phrases = query.phrases
-            if task.select == "categories":
-                rule = replace(rule, things=CategoryList.of(prompt).things)
-        model, features = self.looking.model, self.looking.features(frame)
-        pointed = []
-        if task.select == "best" and model.config.memory.sketch:
-            # a small model points better with words than it outlines; with the place marked it outlines as for a click
-            pointed = [model.sketch(features, paint_words(features, condition))]
-        level = model.step(features, condition, pointed)[-1]
-        segments = postprocess(rule, Prediction(level.mask_logits[0], level.class_logits[0], sizes))
-        masks = []
-        for mask, score, category in zip(segments.masks, segments.scores, segments.categories, strict=True):
-            if not mask.any():
-                continue
-            phrase = phrases[int(category)] if int(category) < len(phrases) else None
-            found = Mask(mask, float(score), f"obj{next(self._numbers)}", phrase, int(category))
-            masks.append(found)
+        worded = read_words(self.looking, prompt, frame, task, self.engine.seed, self.engine.generate_limit)
+        masks = [replace(mask, object_id=self.new_id()) for mask in answer_on(self.looking, worded, frame)]
         masks.sort(key=lambda m: -m.score)
-        self._note(frame, masks)
+        self._note({mask.object_id: {frame: Finding.of(mask)} for mask in masks})
         return masks
 
-    def _drawn(self, prompt: Prompt, frame: int) -> list[np.ndarray]:
-        """Every drawn thing by itself, at picture size."""
-        size = self.size(frame)
-        parts = [Prompt(points=(p,)) for p in prompt.points if p.positive]
-        parts += [Prompt(boxes=(b,)) for b in prompt.boxes] + [Prompt(strokes=(s,)) for s in prompt.strokes]
-        return [*(prompt_region(part, size) for part in parts), *prompt.masks]
+    def find_in_clip(
+        self, prompt: Prompt, frames: Sequence[int] | None = None, first: int | None = None, memory: str | None = None,
+        priority: Priority = Priority.TEXT, replaces: str | Turn | None = None, threshold: float | None = None,
+    ) -> ClipSearch:  # fmt: skip
+        """Looks for words, or with ``vgdseg`` for everything that is like what was drawn, on the ``frames`` of the
+        clip, all of them by default. Nothing happens until the search is iterated; see :class:`ClipSearch`.
+
+        first:  the frame that the language model sees first, and that what is drawn is on; where a phrase is found on
+                it at least half surely, that is what it means. By default the first of those that are looked at
+        memory: ``fifo`` streams every frame as the paper does; otherwise a sample of the frames is looked at, and this
+                is the mode in which they are joined, by default the engine's
+        threshold: least score of what is found for names and "all like this", by default the task's
+
+        Raises PromptError for a prompt that is answered in words, or that means one drawn object.
+        """
+        task = self._task_of(prompt)
+        if task.select in (None, "region", "object"):
+            raise PromptError("only words and “all like this” can be looked for in a whole clip; segment one frame")
+        frames = range(len(self)) if frames is None else sorted(set(frames))
+        if not frames:
+            raise PromptError("there are no frames to look at; name some")
+        first = frames[0] if first is None and prompt.has_region else first
+        self._check_inside(prompt, frames[0] if first is None else first)
+        turn = self.engine.scheduler.turn(replaces) if isinstance(replaces, str) else replaces
+        return ClipSearch(self, prompt, task, frames, first, memory or self.engine.memory, priority, turn, threshold)
 
     def chat(self, question: str, frame: int = 0, timeout: float | None = None) -> tuple[str, list[Mask]]:
         """The answer in words, and masks where it grounds some (never for plain chat)."""
@@ -225,13 +199,17 @@ class Session:
             raise PromptError(f"the mask is {mask.shape}, frame {frame} is {self.size(frame)}")
         known.anchors.setdefault(frame, Anchor(frame, mask, score, walked=True))
 
-    def _from_mask(self, frame: int, object_id: str, mask: np.ndarray) -> Tracked:
-        """An object that is known by its mask only."""
+    def thing_of(self, frame: int, object_id: str, mask: np.ndarray, priority: Priority = Priority.TRACK) -> Tracked:
+        """An object that is known by its mask (H, W) only; the session takes no note of it."""
         task = find_task("intseg", self.modality)
         region = region_masks([mask], self.looking.sizes(frame))[0]
         with self.looking.hold(self.looking.seen(task, frame)):
-            condition = self.engine.run(lambda: self.rounds.read(region, frame, task), Priority.TRACK)
-        known = Tracked(object_id, condition, Rule(task, region=region))
+            condition = self.engine.run(lambda: self.rounds.read(region, frame, task), priority)
+        return Tracked(object_id, condition, Rule(task, region=region))
+
+    def _from_mask(self, frame: int, object_id: str, mask: np.ndarray) -> Tracked:
+        """An object that is known by its mask only."""
+        known = self.thing_of(frame, object_id, mask)
         with self._lock:
             return self._objects.setdefault(object_id, known)
 
@@ -319,19 +297,20 @@ class Session:
         return objects
 
     def _take_up(self, object_id: str) -> None:
-        """Makes an object of what words found, if it is not one yet: from here on it is known by that mask."""
+        """Makes an object of what words found, if it is not one yet: from here on it is known by these masks."""
         with self._lock:
             if object_id in self._objects or object_id not in self._findings:
                 return
-            frame, finding = self._findings[object_id]
-        mask = finding.mask()
-        known = self._from_mask(frame, object_id, mask)
-        known.anchors.setdefault(frame, Anchor(frame, mask, finding.score))
+            findings = dict(self._findings[object_id])
+        surest = max(findings, key=lambda frame: findings[frame].score)
+        known = self._from_mask(surest, object_id, findings[surest].mask())
+        for frame, finding in findings.items():
+            known.anchors.setdefault(frame, Anchor(frame, finding.mask(), finding.score))
 
-    def advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
+    def advance(self, track: ObjectTrack, frame: int, first: bool, priority: Priority = Priority.TRACK) -> Stop:
         """The next frame of a track, between other requests; ``first``: nothing came before it."""
         with self.looking.hold([frame]):
-            return self.engine.run(lambda: self._advance(track, frame, first), Priority.TRACK)
+            return self.engine.run(lambda: self._advance(track, frame, first), priority)
 
     def _advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
         looking = self.looking
@@ -359,7 +338,7 @@ class Session:
 
     def _remember(self, prompt: Prompt, condition, rule: Rule, anchor: Anchor) -> str:
         with self._lock:
-            object_id = prompt.object_id or f"obj{next(self._numbers)}"
+            object_id = prompt.object_id or self.new_id()
             known = self._objects.setdefault(object_id, Tracked(object_id, condition, rule))
             known.condition, known.rule = condition, rule
             locked = anchor.frame in known.anchors and known.anchors[anchor.frame].locked
@@ -367,11 +346,20 @@ class Session:
                 known.anchors[anchor.frame] = anchor
             return object_id
 
-    def _note(self, frame: int, masks: Sequence[Mask]) -> None:
-        """Keeps what words found, so that it can be tracked. Most of it never is: only bits are kept."""
+    def new_id(self) -> str:
+        """A name that no object of this session has."""
+        return f"obj{next(self._numbers)}"
+
+    def note_objects(self, objects: Sequence[ClipObject]) -> None:
+        """Keeps what words found in the clip, so that it can be tracked."""
+        self._note({one.object_id: one.findings for one in objects})
+
+    def _note(self, found: Mapping[str, Mapping[int, Finding]]) -> None:
+        """Keeps what words found, by object and frame. Most of it is never tracked: only bits are kept."""
         with self._lock:
-            for mask in masks:
-                self._findings[mask.object_id] = (frame, Finding.of(mask))
+            for object_id, findings in found.items():
+                self._findings[object_id] = dict(findings)
+                self._findings.move_to_end(object_id)
             while len(self._findings) > REMEMBERED_FINDINGS:
                 self._findings.popitem(last=False)
 

@@ -1,0 +1,75 @@
+"""What words found in a clip, frame by frame, in few bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from x2sam.structures import Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A mask (H, W) as bits."""
+
+    bits: np.ndarray
+    size: tuple[int, int]
+    score: float
+
+    @classmethod
+    def of(cls, mask: Mask) -> Finding:
+        return cls(np.packbits(mask.mask), mask.mask.shape, mask.score)
+
+    def mask(self) -> np.ndarray:
+        return np.unpackbits(self.bits, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """Something that was found on one frame. ``category`` is its index into the prompt's items."""
+
+    frame: int
+    finding: Finding
+    category: int = 0
+    phrase: str | None = None
+
+    @classmethod
+    def of(cls, frame: int, mask: Mask) -> Sighting:
+        return cls(frame, Finding.of(mask), mask.category, mask.phrase)
+
+    @property
+    def score(self) -> float:
+        return self.finding.score
+
+
+@dataclass(frozen=True, eq=False)
+class ClipObject:
+    """One object of a clip. ``findings`` are its masks on the frames where it was found by itself, not carried to;
+    ``category`` and ``phrase`` say which of the prompt's items it is."""
+
+    object_id: str
+    findings: Mapping[int, Finding]
+    category: int = 0
+    phrase: str | None = None
+
+    @property
+    def surest(self) -> int:
+        """The frame where it was found with the highest score, the earliest of several."""
+        return max(sorted(self.findings), key=lambda frame: self.findings[frame].score)
+
+    @property
+    def score(self) -> float:
+        """0..1, on its surest frame."""
+        return self.findings[self.surest].score
+
+    @property
+    def masks(self) -> dict[int, Mask]:
+        """By frame, in order; bool (H, W) at the size of the frame."""
+        return {frame: self.mask(frame) for frame in sorted(self.findings)}
+
+    def mask(self, frame: int) -> Mask:
+        """On one of the frames where it was found."""
+        finding = self.findings[frame]
+        return Mask(finding.mask(), finding.score, self.object_id, self.phrase, self.category)

@@ -1,0 +1,86 @@
+"""What words ask of frames: read once, answered on each frame by itself. Device work: call from its thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from x2sam.data.prompts import prompt_region
+from x2sam.data.tasks import CategoryList, Task
+from x2sam.inference.conversation import Query, query_of, render
+from x2sam.inference.looking import Looking
+from x2sam.inference.postprocess import Prediction, Rule, Segments, postprocess
+from x2sam.inference.preprocess import region_masks
+from x2sam.inference.sketch import paint_words
+from x2sam.model.mask_decoder import Condition
+from x2sam.structures import Mask, Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Worded:
+    """A question that was read: its condition, the rule that its answers are read by, and its items in order.
+    ``text`` is what the model says, where it generates its answer."""
+
+    condition: Condition
+    rule: Rule
+    phrases: tuple[str, ...]
+    text: str | None = None
+
+    @property
+    def things(self) -> tuple[bool, ...]:
+        """Per category, whether it is counted one by one; empty where the question is not about categories."""
+        return tuple(self.rule.things)
+
+
+def read_words(looking: Looking, prompt: Prompt, frame: int, task: Task, seed: int, limit: int) -> Worded:
+    """Reads a question about ``frame``; of a clip the language model sees that frame first, then others evenly spread.
+
+    seed: of the points that regions are sampled at; limit: longest generated answer in tokens
+    """
+    interpreter, looked = looking.interpreter, looking.looked(task, frame)
+    regions = region_masks(drawn_parts(prompt, looking, frame), looking.sizes(frame)) if prompt.has_region else None
+    rule = Rule(task, regions=0 if regions is None else len(regions))
+    if task.generates:
+        reading = interpreter.generate(looked, task, Query(), limit)
+        return Worded(reading.condition, rule, reading.phrases, reading.text)
+    tokens = None
+    if regions is not None:
+        generator = torch.Generator().manual_seed(seed)
+        tokens = looking.model.region_tokens(looking.encoded(frame).stage3, regions, generator)
+    query = query_of(task, prompt, rule.regions)
+    condition = interpreter.read(looked, render(task, query), tokens, share=task.shares_conditions)
+    if task.select == "categories":
+        rule = replace(rule, things=CategoryList.of(prompt).things)
+    return Worded(condition, rule, query.phrases)
+
+
+def answer_on(looking: Looking, worded: Worded, frame: int) -> list[Mask]:
+    """The masks on one frame by itself, in the order of the rule, empty ones left out; they have no object yet."""
+    model, features = looking.model, looking.features(frame)
+    pointed = []
+    if worded.rule.task.select == "best" and model.config.memory.sketch:
+        # a small model points better with words than it outlines; with the place marked it outlines as for a click
+        pointed = [model.sketch(features, paint_words(features, worded.condition))]
+    level = model.step(features, worded.condition, pointed)[-1]
+    prediction = Prediction(level.mask_logits[0], level.class_logits[0], looking.sizes(frame))
+    return [mask for _, mask in masks_of(worded, postprocess(worded.rule, prediction))]
+
+
+def masks_of(worded: Worded, segments: Segments) -> Iterator[tuple[int, Mask]]:
+    """Segments as their ids and masks with phrases, empty ones left out."""
+    rows = zip(segments.ids, segments.masks, segments.scores, segments.categories, strict=True)
+    for number, mask, score, category in rows:
+        if mask.any():
+            phrase = worded.phrases[int(category)] if int(category) < len(worded.phrases) else None
+            yield int(number), Mask(mask, float(score), "", phrase, int(category))
+
+
+def drawn_parts(prompt: Prompt, looking: Looking, frame: int) -> list[np.ndarray]:
+    """Every drawn thing of a prompt by itself, bool (H, W) at picture size."""
+    size = tuple(looking.picture(frame).shape[:2])
+    parts = [Prompt(points=(p,)) for p in prompt.points if p.positive]
+    parts += [Prompt(boxes=(b,)) for b in prompt.boxes] + [Prompt(strokes=(s,)) for s in prompt.strokes]
+    return [*(prompt_region(part, size) for part in parts), *prompt.masks]
