@@ -16,6 +16,7 @@ from backend.errors import BadRequestError
 from backend.geometry import Size
 from backend.label_config import SHAPES
 from backend.protocol import Context, DrawnRegion, Json, TypedText, objects_in, picture_size, read_prompts
+from backend.video_regions import VideoRegion, video_regions
 
 ISSUED = re.compile(r"(obj[0-9a-f]{10}(?:n\d{1,4})?)(?:\.\d{1,4})?-(\d{4,9})", re.ASCII)
 """Ids that :mod:`backend.results` makes: the object, perhaps a part of its outline, the page."""
@@ -41,7 +42,8 @@ class Work:
     ``person`` names whose draft it is, where there is one, ``saved`` when it was saved; both are for comparing only.
     ``drawn`` are masks that were drawn by hand, with ids of the editor; ``submitted`` the objects and pages that stand
     in the annotation that is worked on. ``annotation`` is what was submitted, where nobody but one person did: it may
-    be what the person looks at who has no draft.
+    be what the person looks at who has no draft. ``boxes`` are rectangles over time on a Video tag, ``filed`` those
+    that stand in the annotation that is worked on.
     """
 
     regions: tuple[StandingRegion, ...] = ()
@@ -53,6 +55,8 @@ class Work:
     drawn: tuple[StandingRegion, ...] = ()
     submitted: frozenset[tuple[str, int]] = frozenset()
     annotation: Work | None = None
+    boxes: tuple[VideoRegion, ...] = ()
+    filed: tuple[VideoRegion, ...] = ()
 
     def standing(self, object_id: str, page: int) -> list[StandingRegion]:
         """The parts of an object on a page."""
@@ -77,6 +81,7 @@ def parse_work(raw_task: Json, context: Context | None) -> Work:
             person=str(user) if user is not None else None,
             saved=saved if isinstance(saved, str) else None,
             submitted=frozenset(key for entry in before for key in _submitted(entry).submitted),
+            filed=tuple(region for entry in before for region in _work_of(entry).boxes),
         )
     own = next((annotation for annotation in annotations if _holds(annotation, prompt_ids)), None)
     if own is not None:
@@ -101,7 +106,8 @@ def _only_persons(annotations: list[Json]) -> Work | None:
 
 def _submitted(annotation: Json) -> Work:
     work = _work_of(annotation)
-    return replace(work, submitted=frozenset((region.object_id, region.page) for region in work.regions))
+    submitted = frozenset((region.object_id, region.page) for region in work.regions)
+    return replace(work, submitted=submitted, filed=work.boxes)
 
 
 def _work_of(entry: Json, proposed: bool = False) -> Work:
@@ -109,7 +115,8 @@ def _work_of(entry: Json, proposed: bool = False) -> Work:
     drawn = [item for item in items if not (isinstance(item.get("id"), str) and ISSUED.fullmatch(item["id"]))]
     prompts = Context() if proposed else read_prompts(drawn, strict=False)
     hand_made = tuple(region for region in _standing(drawn, _ANY) if region.shape != "rectangle")
-    return Work(tuple(_standing(items)), prompts.regions, prompts.texts, proposed=proposed, drawn=hand_made)
+    shown = {"proposed": proposed, "drawn": hand_made, "boxes": video_regions(items)}
+    return Work(tuple(_standing(items)), prompts.regions, prompts.texts, **shown)
 
 
 def _standing(items: Iterable[Json], names: re.Pattern = ISSUED) -> list[StandingRegion]:

@@ -52,12 +52,14 @@ class Label:
 
 @dataclass(frozen=True)
 class ObjectTag:
-    """An ``<Image>`` or ``<Video>``: ``key`` is its value with the dollar sign, ``pages`` whether it takes a list."""
+    """An ``<Image>`` or ``<Video>``: ``key`` is its value with the dollar sign, ``pages`` whether it takes a list,
+    ``framerate`` what a Video says about its frames."""
 
     name: str
     kind: str
     key: str
     pages: bool
+    framerate: str = ""
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,8 @@ class _Builder:
         name = attributes.get("name", "")
         if kind in _OBJECTS:
             pages = attributes.get("valueList") or attributes.get("valuelist")
-            self.objects[name] = ObjectTag(name, kind, pages or attributes.get("value", ""), bool(pages))
+            rate = attributes.get("framerate", attributes.get("frameRate", ""))
+            self.objects[name] = ObjectTag(name, kind, pages or attributes.get("value", ""), bool(pages), rate)
         elif kind in _CONTROLS:
             targets = tuple(part.strip() for part in attributes.get("toName", "").split(",") if part.strip())
             self.controls[name] = ControlTag(name, kind, targets, tuple(labels), attributes)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,20 +42,35 @@ def frame_numbers(times: Sequence[float], framerate: float) -> np.ndarray:
 
 
 def boxes_to_sequence(
-    boxes: Sequence[Box | None], size: Size, framerate: float, iou: float = CLOSE_ENOUGH
+    boxes: Sequence[Box | None],
+    size: Size,
+    framerate: float,
+    iou: float = CLOSE_ENOUGH,
+    fixed: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[Keyframe]:
     """As few keyframes as it takes that every box drawn by Label Studio has at least ``iou`` with the given one.
 
-    A frame without a box comes out without one, exactly. ``size`` is the picture's (H, W).
+    A frame without a box comes out without one, exactly. ``size`` is the picture's (H, W). ``fixed`` are keyframes by
+    frame that come out as they are, whatever the box there, also behind the last box. Where one that does not hide its
+    box is the last before a gap, its box is drawn for one frame more: else the gap could not begin.
     """
+    fixed = dict(fixed or {})
+    whole = [_fixed_box(fixed, frame, box, size) for frame, box in enumerate(boxes, 1)]
     sequence: list[Keyframe] = []
-    for first, last in _runs(boxes):
-        path = np.array([_percent_row(boxes[i], size) for i in range(first, last + 1)])
-        for at in _turning_points(path, iou):
+    for first, last in _runs(whole):
+        own = {frame - first - 1: key for frame, key in fixed.items() if first < frame <= last + 1}
+        path = np.array([_row(own.get(i - first), whole[i], size) for i in range(first, last + 1)])
+        for at in _points_with(path, own, iou):
             frame = first + at + 1
-            gone_next = at == len(path) - 1 and last + 1 < len(boxes)
-            sequence.append(_keyframe(frame, path[at], not gone_next, framerate))
-    return sequence
+            gone_next = at == len(path) - 1 and last + 1 < len(whole)
+            if at not in own:
+                sequence.append(_keyframe(frame, path[at], not gone_next, framerate))
+                continue
+            sequence.append(dict(own[at]))
+            if gone_next and own[at].get("enabled", True):
+                sequence.append(_keyframe(frame + 1, path[at], False, framerate))
+    behind = (dict(key) for frame, key in sorted(fixed.items()) if frame > len(whole))
+    return [*sequence, *behind]
 
 
 def sequence_to_boxes(sequence: Sequence[Mapping[str, Any]], size: Size, frames: int) -> list[Box | None]:
@@ -63,7 +79,7 @@ def sequence_to_boxes(sequence: Sequence[Mapping[str, Any]], size: Size, frames:
     Damaged keyframes (no whole number of a frame from 1 on, no finite measures) are passed over; of two on one frame
     the last counts.
     """
-    known = {key["frame"]: key for key in sequence if _is_keyframe(key)}
+    known = {key["frame"]: key for key in sequence if is_keyframe(key)}
     keys = [known[frame] for frame in sorted(known)]
     boxes: list[Box | None] = []
     at = -1
@@ -84,17 +100,21 @@ def track_value(
     framerate: float,
     labels: Sequence[str],
     iou: float = CLOSE_ENOUGH,
+    fixed: Mapping[int, Mapping[str, Any]] | None = None,
+    frames: int | None = None,
 ) -> dict[str, Any] | None:
     """The ``value`` of a ``videorectangle`` result for one object; None when it is on no frame at all.
 
-    boxes: one for each frame of Label Studio; :func:`x2sam.data.video_index.frames_at_rate` says what it shows then
+    boxes: one for each frame of Label Studio; :func:`x2sam.data.video_index.frames_at_rate` says what it shows then.
+    Where there are fewer than ``frames``, the last box stays until the end.
     """
-    sequence = boxes_to_sequence(boxes, size, framerate, iou)
+    sequence = boxes_to_sequence(boxes, size, framerate, iou, fixed)
     if not sequence:
         return None
+    count = frames or len(boxes)
     return {
-        "framesCount": len(boxes),
-        "duration": round(len(boxes) / framerate, 6),
+        "framesCount": count,
+        "duration": round(count / framerate, 6),
         "sequence": sequence,
         "labels": list(labels),
     }
@@ -118,6 +138,28 @@ def _runs(boxes: Sequence[Box | None]) -> Iterator[tuple[int, int]]:
         elif box is None and start is not None:
             yield start, i - 1
             start = None
+
+
+def _fixed_box(fixed: Mapping[int, Mapping[str, Any]], frame: int, box: Box | None, size: Size) -> Box | None:
+    """The box of a fixed keyframe, even of one without area, else the given one."""
+    return _between(fixed[frame], None, frame, size) if frame in fixed else box
+
+
+def _row(key: Mapping[str, Any] | None, box: Box, size: Size) -> list[float]:
+    """``x, y, width, height`` in percent, those of the keyframe where there is one."""
+    return _percent_row(box, size) if key is None else [float(key[name]) for name in ("x", "y", "width", "height")]
+
+
+def _points_with(path: np.ndarray, fixed: Mapping[int, Mapping[str, Any]], iou: float) -> list[int]:
+    """Rows of (n, 4) that are kept: the fixed ones, those beside fixed turned ones, and as few others as it takes."""
+    ends = {0, len(path) - 1} | fixed.keys()
+    for at, key in fixed.items():
+        if key.get("rotation", 0) % 360:
+            ends |= {max(at - 1, 0), min(at + 1, len(path) - 1)}
+    points = [0]
+    for start, stop in pairwise(sorted(ends)):
+        points += [start + at for at in _turning_points(path[start : stop + 1], iou)[1:]]
+    return points
 
 
 def _turning_points(path: np.ndarray, iou: float) -> list[int]:
@@ -164,7 +206,8 @@ def _keyframe(frame: int, row: np.ndarray, enabled: bool, framerate: float) -> K
     }
 
 
-def _is_keyframe(key: Mapping[str, Any]) -> bool:
+def is_keyframe(key: Mapping[str, Any]) -> bool:
+    """Whether a keyframe has a whole number of a frame from 1 on, and finite measures."""
     frame = key.get("frame")
     if isinstance(frame, bool) or not isinstance(frame, int) or frame < 1:
         return False

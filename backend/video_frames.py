@@ -20,6 +20,7 @@ from backend.settings import MEGABYTE, Settings
 from backend.video_addresses import is_signed, split_address
 from backend.video_library import UnknownVideoError, VideoLibrary
 from x2sam.data.video import VideoReader
+from x2sam.data.video_index import VideoIndex
 
 BROWSER, MODEL = "browser", "model"
 _QUALITY = 92
@@ -79,6 +80,10 @@ class VideoFrames:
     def is_signed(self, video_id: str, frame: int, given: str) -> bool:
         """Whether we made a signature for this frame and its key is still good."""
         return is_signed(self._library.keys(), video_id, frame, given)
+
+    def index_of(self, digest: str) -> VideoIndex | None:
+        """Where the frames of a file are, by the digest of its content; None unless it was imported."""
+        return self._library.index_of(digest)
 
     def file(self, video_id: str, frame: int, purpose: str = MODEL) -> CachedFile:
         """The JPEG file of a frame, counted from 0.

@@ -149,6 +149,16 @@ class VideoLibrary:
             raise VideoGoneError(f"The file of the video {row.name} was changed; import it again.")
         return VideoReader(row.path, cache_bytes, VideoIndex.from_bytes(row.frame_index))
 
+    def index_of(self, digest: str) -> VideoIndex | None:
+        """Where the frames of a known file are, by (the beginning of) its SHA-256; None for others."""
+        if self._engine is None and not self._path.is_file():
+            return None
+        try:
+            row = self._row(digest[:_ID_LENGTH])
+        except UnknownVideoError:
+            return None
+        return VideoIndex.from_bytes(row.frame_index) if row.digest.startswith(digest) else None
+
     def keys(self) -> list[bytes]:
         """The keys that addresses may be signed with, the newest first; none before the first import."""
         if self._engine is None and not self._path.is_file():
