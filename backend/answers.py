@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from backend import replies
 from backend.admission import Admission
+from backend.background import Tracks
 from backend.categories import category_ask
 from backend.engines import BATCH_PRIORITY, EngineLoader, Session
 from backend.errors import LabelConfigError
 from backend.frames import DecodedPictures, TaskFrames, addresses_of
+from backend.journal import Journal
 from backend.label_config import ControlTag, LabelConfig, ObjectTag, task_value
 from backend.logs import note
 from backend.media import MediaFetcher
@@ -26,9 +28,11 @@ from backend.remembered import Remembered
 from backend.results import Item, Place, region_items, task_score, text_item
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
-from backend.tracking import PausedTracks
 from backend.turns import Turns
+from backend.video_files import VideoFiles
+from backend.video_regions import ToldSequences
 from backend.video_spans import SeenTasks
+from backend.video_walk import PausedWalks
 from backend.warming import Warmer
 from x2sam.data.tasks import task_of
 from x2sam.inference.scheduler import Turn
@@ -48,10 +52,14 @@ class Services:
     metrics: Metrics
     admission: Admission
     warmer: Warmer
+    video_files: VideoFiles
+    journal: Journal
+    tracks: Tracks
     turns: Turns = field(default_factory=Turns)
     remembered: Remembered = field(default_factory=Remembered)
-    tracks: PausedTracks = field(default_factory=PausedTracks)
     seen_tasks: SeenTasks = field(default_factory=SeenTasks)
+    walks: PausedWalks = field(default_factory=PausedWalks)
+    told_sequences: ToldSequences = field(default_factory=ToldSequences)
 
     @property
     def model_version(self) -> str:
@@ -138,6 +146,20 @@ def words_only(config: LabelConfig, sentence: str, context: Context) -> Answer |
         return None
     prompts = (*context.regions, *context.texts)
     return Answer([text_item(reply, reply.to_names[0], sentence, prompts[0].page if prompts else None)])
+
+
+def with_words(config: LabelConfig, answer: Answer | None, sentence: str) -> Answer | None:
+    """The answer with one more sentence, where it has a field for that."""
+    reply = config.reply()
+    if answer is None or reply is None:
+        return answer
+    items = [
+        item | {"value": {"text": [*item["value"]["text"][:-1], f"{item['value']['text'][-1]} {sentence}"]}}
+        if item["from_name"] == reply.name and item["value"].get("text")
+        else item
+        for item in answer.items
+    ]
+    return replace(answer, items=items)
 
 
 def object_tag(config: LabelConfig, name: str) -> ObjectTag:

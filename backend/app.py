@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flask import Flask
@@ -10,10 +10,12 @@ from flask import Flask
 from backend.admission import Admission
 from backend.answers import Services
 from backend.auth import Gate
+from backend.background import Tracks
 from backend.engines import EngineLoader, EngineProvider
 from backend.errors import SettingsError
 from backend.file_cache import FileCache
-from backend.frames import DecodedPictures
+from backend.frames import DecodedPictures, TaskFrames
+from backend.journal import Journal
 from backend.label_studio_api import LabelStudioApi
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
@@ -24,9 +26,12 @@ from backend.remembered import Remembered
 from backend.routes import blueprint, register_errors
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
+from backend.video_files import VideoFiles
 from backend.video_routes import blueprint as videos
 from backend.warming import Warmer, frames_by
 from backend.webhooks import WebhookKeeper
+
+_TRACKS_SECONDS = 3.0  # for the frame that each track is at
 
 
 def create_services(settings: Settings, engine_provider: EngineProvider) -> Services:
@@ -37,6 +42,11 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     engines, metrics = EngineLoader(engine_provider), Metrics()
     fetcher, decoded = MediaFetcher(settings, cache), DecodedPictures(settings.decoded_bytes)
     frames_of = frames_by(settings, fetcher, decoded)
+    journal = _journal(settings)
+
+    def pages_at(addresses: Sequence[str]) -> TaskFrames:
+        return TaskFrames(addresses, fetcher, decoded, settings.max_pixels)
+
     services = Services(
         settings=settings,
         engines=engines,
@@ -45,8 +55,11 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
         decoded=decoded,
         metrics=metrics,
         warmer=Warmer(settings, engines, NextTasks(fetcher.ask_label_studio), frames_of, metrics),
+        video_files=VideoFiles(fetcher, settings.max_pixels),
         admission=Admission(settings.threads - settings.threads // 4, settings.max_request_bytes),
-        remembered=Remembered(max_bytes=settings.remembered_bytes),
+        remembered=Remembered(max_bytes=settings.remembered_bytes, journal=journal),
+        journal=journal,
+        tracks=Tracks(engines, journal, pages_at, settings.tracks, settings.load_wait),
     )
     watch = services.metrics.watch
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")
@@ -55,11 +68,22 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     watch("x2sam_frames_bytes", "Size of the pages of videos kept on disk", lambda: services.fetcher.videos.total_bytes)
     watch("x2sam_decoded_bytes", "Size of the decoded pictures kept", lambda: services.decoded.total_bytes)
     watch("x2sam_remembered_bytes", "Size of prompts and masks kept", lambda: services.remembered.total_bytes)
+    watch("x2sam_journal_bytes", "Size of the journal on disk", lambda: journal.total_bytes)
+    watch("x2sam_journal_owed_bytes", "Size of what the journal could not be told yet", lambda: journal.owed_bytes)
+    watch("x2sam_tracks_running", "Tracks over pages that run or wait for others", lambda: services.tracks.running)
+    metrics.count("x2sam_track_pages", "Pages that tracks have come by", lambda: services.tracks.pages_done)
     _watch_features(services)
     metrics.watch_engine(lambda: engines.ready_engine.vitals if engines.ready_engine else None)
     watch("x2sam_requests_running", "Requests for predictions that are worked on", lambda: services.admission.running)
+    services.remembered.restore()
     services.engines.start()
+    services.tracks.resume()
     return services
+
+
+def _journal(settings: Settings) -> Journal:
+    folder = Path(settings.state_dir).expanduser() if settings.journal_bytes else None
+    return Journal(folder, settings.journal_bytes, settings.journal_days * 86400)
 
 
 def _watch_features(services: Services) -> None:
@@ -124,7 +148,9 @@ def close_app(app: Flask) -> None:
 
 
 def close_services(services: Services) -> None:
-    """Closes sessions and the engine."""
+    """Closes sessions and the engine; tracks that run are left to the next start."""
     services.warmer.close()
+    services.tracks.close(_TRACKS_SECONDS)
     services.sessions.close()
     services.engines.close()
+    services.journal.close()

@@ -1,8 +1,8 @@
 """Which objects of a task are carried over its pages, and on which pages their masks are known.
 
 Known is what a person drew or changed, what was submitted, and what was answered to a prompt on the page itself. Masks
-that were only carried to a page and accepted as they were are not: they are made anew. After a restart nothing tells
-one from the other, and all that stands is taken for the person's.
+that were only carried to a page and accepted as they were are not: they are made anew, unless the person locks them.
+Without a journal nothing tells one from the other after a restart, and all that stands is taken for the person's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from backend.standing import standing_mask
 
 @dataclass(frozen=True)
 class Known:
-    """A mask on a page, and how sure it is."""
+    """A mask on a page, how sure it is, and how doubtful, where a track made it."""
 
     mask: PackedMask
     score: float = 1.0
+    doubt: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +96,17 @@ class Screen:
             (anew if step.tracked else known)[page] = Known(step.mask, step.score)
         return Carried(object_id, label, known, frozenset(kept), regions[0].shape if regions else None, anew)
 
-    def objects(self, texts: Iterable[TypedText] = ()) -> list[Carried]:
+    def objects(
+        self, texts: Iterable[TypedText] = (), new: Mapping[str, Mapping[int, Known]] | None = None
+    ) -> list[Carried]:
         """All objects: those with names of ours that stand or wait to be accepted, and masks drawn by hand that belong
-        to them; where there are none, all masks drawn by hand. Without those that are seen on no page."""
+        to them; where there are none, all masks drawn by hand. Without those that are seen on no page. ``new`` are
+        masks that the same request found."""
         labels = {region.object_id: region.label for region in reversed(self.work.regions)}
         labels = dict(reversed(labels.items()))
         for name, label in self._waiting(texts):
             labels.setdefault(name, label)
-        found = {name: self.object(name, label) for name, label in labels.items()}
+        found = {name: self.object(name, label, (new or {}).get(name)) for name, label in labels.items()}
         found |= self._with_drawn(found)
         begun = [one.begun() for one in found.values()]
         return [one for one in begun if one.seen]

@@ -1,25 +1,33 @@
-"""Objects over the pages of a task, for one request: which command was typed, what comes along, and what is told."""
+"""Objects over the pages of a task, for one request: which command was typed, what comes along, and what is told.
+
+Tracks go on in the background (:mod:`backend.background`); a request waits for its own as long as it may. What a track
+found since belongs to who began it: the person whose draft came along then, or, where there was none, whoever has its
+objects on the screen. It comes with their next prompt, but never on a page that is theirs.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2s
 
 from backend import replies
 from backend.answers import Found, Reply, Services
+from backend.background import Progress, TrackJob
 from backend.carried import Carried, Known, Screen, fingerprint
 from backend.continued import bring, joined
 from backend.earlier_pages import EarlierPages
-from backend.engines import Engine, Session
 from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.history import History
+from backend.journal_tracks import TrackRecord
 from backend.label_config import ControlTag, LabelConfig, ObjectTag
-from backend.prompts import Ask, text_name
+from backend.prompts import Ask, all_name, text_name
 from backend.protocol import DrawnRegion, Task, TypedText
 from backend.remembered import PackedMask
-from backend.tracking import Reach, Track, command_of, session_opener
+from backend.track_replies import BEGUN_AGAIN, NOTHING_RUNS, Carriage, about_locks, about_news, about_track
+from backend.tracking import Order, Reach, order_of, pages_wanted
 from x2sam.stages import stage
 from x2sam.structures import Mask, Prompt
 
@@ -29,7 +37,10 @@ class Command:
     """A text that says what to do with what is on the screen."""
 
     text: TypedText
-    reach: Reach
+    order: Order
+
+
+_STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,33 +74,40 @@ class Carrier:
         Texts of all pages come together, and nothing tells which one is new but that it did not come before; where all
         of them did, it is a command, which may be given again.
         """
-        reaches = {text: reach for text in texts if (reach := self._command(text)) is not None}
+        orders = {text: order for text in texts if (order := self._order(text)) is not None}
         fresh = [text for text in texts if not self.services.remembered.was_asked(self.key(text))]
-        meant = [text for text in fresh if text in reaches]
+        meant = [text for text in fresh if text in orders]
         if not meant and not fresh:
-            meant = list(reaches)
-        rest = [text for text in texts if text not in reaches]
-        return (Command(meant[-1], reaches[meant[-1]]) if meant else None), rest
+            meant = list(orders)
+        rest = [text for text in texts if text not in orders]
+        return (Command(meant[-1], orders[meant[-1]]) if meant else None), rest
 
     def obey(self, command: Command, others: Sequence[TypedText]) -> Reply:
-        """Carries on what is on the screen, ``others`` being texts that may have found some of it."""
-        text = command.text
+        """Does what was typed with what is on the screen, ``others`` being texts that may have found some of it."""
+        text, order = command.text, command.order
         self.services.remembered.first_time(self.key(text))
         ask = Ask(text_name(self.task.id, text), Prompt(), text.to_name, text.from_name, page=text.page)
+        if order.kind == "stop":
+            return self._stop(ask)
+        if order.kind == "lock":
+            return self._lock(ask, order.page, others)
+        return self._track(ask, order.reach, others)
+
+    def _track(self, ask: Ask, reach: Reach, others: Sequence[TypedText]) -> Reply:
         objects = self.screen().objects(others)
-        if not command.reach.earlier and any(one.known.keys() - one.anew.keys() for one in objects):
-            return self.carry(ask, objects, command.reach)
+        if not reach.earlier and any(one.known.keys() - one.anew.keys() for one in objects):
+            return self.carry(ask, objects, reach)
         # Nothing that is known here leads on: it may have come from the task before.
         brought = bring(self.services, self.task, self.tag, self.frames)
         if brought.objects:
-            wanted = {one.object_id for one in objects if not command.reach.earlier}
+            wanted = {one.object_id for one in objects if not reach.earlier}
             along = [one for one in brought.objects if one.object_id in wanted or not wanted]
             if along:
                 whole = replace(self, earlier=brought.pages)
-                return whole.carry(ask, joined(along, objects), command.reach)
-        if command.reach.earlier:
+                return whole.carry(ask, joined(along, objects), reach)
+        if reach.earlier:
             return Reply(ask, brought.problem)
-        return self.carry(ask, objects, command.reach) if objects else Reply(ask, replies.NOTHING_TO_TRACK)
+        return self.carry(ask, objects, reach) if objects else Reply(ask, replies.NOTHING_TO_TRACK)
 
     def key(self, text: TypedText) -> tuple:
         """By this it is remembered that a text was asked."""
@@ -139,39 +157,183 @@ class Carrier:
     def carry(
         self, ask: Ask, objects: Sequence[Carried], reach: Reach, answered: set[tuple[str, int]] = frozenset()
     ) -> Reply:
-        """Objects over the pages, as far as the time allows. What is known and waits to be accepted is shown again,
-        unless its object and page are ``answered`` by this request anyway."""
-        key = (self.task.id, self.work.person, reach, fingerprint(objects))
-        track = self.services.tracks.take(key)
-        if track is None:
-            engine = self.services.engines.wait(self.services.settings.load_wait)
-            track = Track(self._opener(engine), len(self.frames), objects, reach)
-        if all(track.wanted[one.object_id] <= one.kept for one in objects):
+        """Objects over the pages, as far as the time allows; the rest goes on in the background. What is known and
+        waits to be accepted is shown again, unless its object and page are ``answered`` by this request anyway."""
+        wanted = pages_wanted(objects, reach, len(self.frames))
+        if all(wanted[one.object_id] <= one.kept for one in objects):
             return Reply(ask, replies.ALL_KEPT)
+        self.services.engines.wait(self.services.settings.load_wait)
+        job = self.services.tracks.take_up(self._record(objects, reach), self._is_mine)
         left = self.services.settings.track_seconds - (time.monotonic() - self.begun)
         with stage("segment"):
-            track.go_on(left, lambda: self.services.admission.stopping)
-        if not track.finished:
-            self.services.tracks.put(key, track)
+            progress = job.wait(left, lambda: self.services.admission.stopping)
+        return self._reply(ask, objects, progress, answered)
+
+    def carry_to_the_end(self, ask: Ask, objects: Sequence[Carried], reach: Reach) -> Reply | None:
+        """As :meth:`carry`; None where it goes on in the background, for what is stored once and for all."""
+        reply = self.carry(ask, objects, reach)
+        runs = any(job.running for job in self.services.tracks.of_task(self.task.id))
+        return None if runs else reply
+
+    def with_news(self, given: Sequence[Reply]) -> list[Reply]:
+        """The replies, the last one with what tracks in the background found since. A track whose objects were
+        corrected meanwhile begins again with the corrections; what they do not touch stays."""
+        if not self.can_track or not given:
+            return list(given)
+        shown = {(found.object_id, self._page_of(reply, found)) for reply in given for found in _all_of(reply)}
+        new: dict[str, dict[int, Known]] = {}
+        for reply in given:
+            for found in reply.found:
+                known = Known(PackedMask.of(found.mask.mask), found.mask.score)
+                new.setdefault(found.object_id, {})[self._page_of(reply, found)] = known
+        whole = given[-1]
+        for job in self.services.tracks.of_task(self.task.id):
+            if job.cancelled or not self._is_mine(job, new):
+                continue
+            objects = self._now(job, new)
+            if job.running and _corrected(job.record.objects, objects):
+                job = self.services.tracks.take_up(self._record(objects, job.record.reach, job), self._is_mine)
+                whole = replace(whole, sentence=f"{whole.sentence} {BEGUN_AGAIN}")
+            progress = job.progress()
+            news = [found for one in objects for found in self._news(one, progress) if _place(found) not in shown]
+            if news:
+                shown |= {_place(found) for found in news}
+                told = about_news([one.label for one in objects], progress)
+                whole = replace(whole, sentence=f"{whole.sentence} {told}", carried=[*whole.carried, *news])
+        return [*given[:-1], whole]
+
+    def predicted(self) -> Reply | None:
+        """What tracks that ended have found, but for masks that a person made; None where that is nothing, where one
+        still runs, or where it is several people's."""
+        jobs = self.services.tracks.of_task(self.task.id)
+        people = {job.person for job in jobs if job.person is not None}
+        if any(job.running for job in jobs) or len(people) > 1:
+            return None
+        remembered, found = self.services.remembered, {}
+        for job in jobs:  # the newest last
+            masks = job.progress().found
+            for one in job.record.objects:
+                control = self._control_of(one)
+                for page, here in masks.items():
+                    known = here.get(one.object_id)
+                    steps = remembered.steps(self.task.id, one.object_id, page)
+                    ours = page not in one.known or any(known and step.mask == known.mask for step in steps)
+                    if known is not None and ours:
+                        found[one.object_id, page] = _on_page(one, control, page, known)
+        ask = Ask("", Prompt(), self.tag.name)
+        return Reply(ask, "", carried=[found[place] for place in sorted(found)]) if found else None
+
+    def _stop(self, ask: Ask) -> Reply:
+        """Ends the person's tracks; what they found is shown."""
+        jobs = [job for job in self.services.tracks.of_task(self.task.id) if job.running and self._is_mine(job)]
+        if not jobs:
+            return Reply(ask, NOTHING_RUNS)
+        given = []
+        for job in jobs:
+            self.services.tracks.stop(job)
+            given.append(self._reply(ask, self._now(job), job.wait(_STOP_SECONDS)))
+        carried = [found for reply in given for found in reply.carried]
+        others = [found for reply in given for found in reply.others]
+        return Reply(ask, " ".join(reply.sentence for reply in given), others=others, carried=carried)
+
+    def _lock(self, ask: Ask, page: int | None, texts: Sequence[TypedText]) -> Reply:
+        """Makes what was carried to a page, or to all where that is None, the person's own: it is not made again."""
+        screen = self.screen()
+        locked: set[int] = set()
+        for one in screen.objects(texts):
+            pages = [number for number in one.anew if page in (None, number)]
+            locked |= {number for number in pages if screen.history.lock(one.object_id, number)}
+        others = []
+        for one in screen.objects(texts):
+            standing = {region.page for region in screen.work.regions if region.object_id == one.object_id}
+            waiting = {**one.anew, **one.known}
+            control = self._control_of(one)
+            pages = sorted(waiting.keys() - one.kept - standing)
+            others += [_on_page(one, control, number, waiting[number]) for number in pages]
+        return Reply(ask, about_locks(sorted(locked), page), others=others)
+
+    def _reply(
+        self, ask: Ask, objects: Sequence[Carried], progress: Progress, answered: set[tuple[str, int]] = frozenset()
+    ) -> Reply:
         carried, others, told = [], [], []
         for one in objects:
             control = self._control_of(one)
-            walked = {page: found[one.object_id] for page, found in track.found.items() if one.object_id in found}
+            walked = {page: found[one.object_id] for page, found in progress.found.items() if one.object_id in found}
             new = {page: mask for page, mask in walked.items() if page not in one.known and page not in one.kept}
             told.append(_carriage(one, walked, new))
             carried += [_on_page(one, control, page, mask) for page, mask in sorted(new.items())]
             shown = one.known.keys() - one.kept - {page for name, page in answered if name == one.object_id}
-            others += [_on_page(one, control, page, one.known[page]) for page in sorted(shown)]
-        sentence = replies.about_track(told, track.done, track.total, track.finished, track.problem)
+            others += [_on_page(one, control, page, one.known[page]) for page in sorted(shown) if page >= 0]
+        sentence = about_track(told, progress)
         return Reply(ask, sentence, others=others, carried=carried)
 
-    def _opener(self, engine: Engine) -> Callable[[], Session]:
-        if self.earlier is not None:
-            return self.earlier.opener(engine, self.frames)
-        return session_opener(engine, self.frames, self.frames.key)
+    def _news(self, one: Carried, progress: Progress) -> list[Found]:
+        """What was found of an object and is not on the screen: all of it while none was accepted, since a new answer
+        takes suggestions away; else what was not told yet."""
+        found = {page: masks[one.object_id] for page, masks in progress.found.items() if one.object_id in masks}
+        found = {page: known for page, known in found.items() if page not in one.known and page not in one.kept}
+        remembered = self.services.remembered
+        fresh = [
+            page
+            for page, known in sorted(found.items())
+            if not any(step.mask == known.mask for step in remembered.steps(self.task.id, one.object_id, page))
+        ]
+        if fresh and not any(region.object_id == one.object_id for region in self.work.regions):
+            fresh = sorted(found)
+        control = self._control_of(one)
+        return [_on_page(one, control, page, found[page]) for page in fresh]
 
-    def _command(self, text: TypedText) -> Reach | None:
-        return command_of(text.text, text.page) if self.can_track else None
+    def _now(self, job: TrackJob, new: Mapping[str, Mapping[int, Known]] | None = None) -> list[Carried]:
+        """The objects of a track as they are known now; ``new`` are masks that this request found."""
+        new, screen = new or {}, self.screen()
+        on_screen = {one.object_id: one for one in screen.objects(new=new)}
+        objects = []
+        for one in job.record.objects:
+            now = on_screen.get(one.object_id) or screen.object(one.object_id, one.label, new.get(one.object_id))
+            if not now.seen:
+                now = replace(now, known={**one.known, **now.known})
+            before = {page: known for page, known in one.known.items() if page < 0}
+            objects.append(replace(now, known={**before, **now.known}, shape=now.shape or one.shape))
+        return objects
+
+    def _record(self, objects: Sequence[Carried], reach: Reach, job: TrackJob | None = None) -> TrackRecord:
+        """What a track is about; equal for whoever asks the same."""
+        pages = self.frames.addresses
+        before = self.earlier.addresses if self.earlier is not None else ()
+        earlier = job.record.earlier if job is not None else before
+        about = (self.task.id, self.services.model_version, pages, earlier, reach, fingerprint(objects))
+        name = blake2s(repr(about).encode("utf-8", "replace"), digest_size=16).hexdigest()
+        return TrackRecord(name, self.task.id, self._person, pages, tuple(objects), reach, earlier)
+
+    @property
+    def _person(self) -> str | None:
+        """Stands for the person whose draft came with the request."""
+        if self.work.person is None:
+            return None
+        return blake2s(self.work.person.encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+    def _is_mine(self, job: TrackJob, names: Iterable[str] = ()) -> bool:
+        if job.person is not None:
+            return job.person == self._person
+        return bool(job.names & {*names, *self._names()})
+
+    def _names(self) -> set[str]:
+        """Objects that are on the person's screen, or that prompts there found."""
+        remembered, task_id = self.services.remembered, self.task.id
+        names = {region.object_id for region in self.work.regions}
+        roots = [text_name(task_id, text) for text in self.work.texts]
+        for prompt in self.work.prompts:
+            names.add(remembered.object_of(task_id, prompt.label or "", [prompt.id]) or "")
+            roots.append(all_name(task_id, prompt.label, prompt.id))
+        for root in roots:
+            names.update(remembered.family(task_id, root))
+        return names
+
+    def _page_of(self, reply: Reply, found: Found) -> int:
+        return reply.ask.frame if found.page is None else found.page
+
+    def _order(self, text: TypedText) -> Order | None:
+        return order_of(text.text, text.page) if self.can_track else None
 
     def _control_of(self, one: Carried) -> ControlTag:
         """The tag that its standing regions have, as far as their form tells."""
@@ -182,9 +344,29 @@ class Carrier:
 
 
 def _on_page(one: Carried, control: ControlTag, page: int, known: Known) -> Found:
-    return Found(one.object_id, one.label, control, Mask(known.mask.unpack(), known.score, one.object_id), page)
+    mask = Mask(known.mask.unpack(), known.score, one.object_id, doubt=known.doubt)
+    return Found(one.object_id, one.label, control, mask, page)
 
 
-def _carriage(one: Carried, walked: Mapping[int, Known], new: Mapping[int, Known]) -> replies.Carriage:
+def _carriage(one: Carried, walked: Mapping[int, Known], new: Mapping[int, Known]) -> Carriage:
     unseen = [page for page, known in walked.items() if known.mask.box is None]
-    return replies.Carriage(one.label, unseen, [(known.score, page) for page, known in new.items() if known.mask.box])
+    sure = [(known.score if known.doubt is None else 1 - known.doubt, page) for page, known in new.items()]
+    return Carriage(one.label, unseen, [(share, page) for share, page in sure if new[page].mask.box is not None])
+
+
+def _all_of(reply: Reply) -> list[Found]:
+    return [*reply.found, *reply.others, *reply.carried]
+
+
+def _place(found: Found) -> tuple[str, int | None]:
+    return found.object_id, found.page
+
+
+def _corrected(before: Sequence[Carried], now: Sequence[Carried]) -> bool:
+    """Whether masks are known now that were not, or that were others."""
+    old = {one.object_id: one.known for one in before}
+    return any(
+        page not in old[one.object_id] or old[one.object_id][page].mask != known.mask
+        for one in now
+        for page, known in one.known.items()
+    )

@@ -6,7 +6,7 @@ engine counts all of them from 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -26,6 +26,11 @@ class EarlierPages:
 
     def __len__(self) -> int:
         return len(self.pages)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where these pages are."""
+        return tuple(self.frames.addresses[page] for page in self.pages)
 
     def opener(self, engine: Engine, own: TaskFrames) -> Callable[[], Session]:
         """Opens sessions on these pages and those of a task."""
@@ -63,12 +68,16 @@ class _SessionWithEarlier:
     def correct(self, frame: int, object_id: str, mask: np.ndarray) -> None:
         self._session.correct(frame + self._earlier, object_id, mask)
 
+    def recall(self, frame: int, object_id: str, mask: np.ndarray, score: float = 1.0) -> None:
+        self._session.recall(frame + self._earlier, object_id, mask, score)
+
     def track(
         self, object_ids: Sequence[str], start: int = 0, stop: int | None = None, direction: str = "forward",
-        *, pauses: bool = False,
+        *, pauses: bool = False, skip: Collection[int] = (),
     ) -> Iterator[FrameMasks | None]:  # fmt: skip
         end = None if stop is None else stop + self._earlier
-        walk = self._session.track(object_ids, start + self._earlier, end, direction, pauses=pauses)
+        left_out = frozenset(page + self._earlier for page in skip)
+        walk = self._session.track(object_ids, start + self._earlier, end, direction, pauses=pauses, skip=left_out)
         for masks in walk:
             if masks is not None and masks.frame >= self._earlier:
                 yield FrameMasks(masks.frame - self._earlier, masks.masks)

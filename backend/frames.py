@@ -83,6 +83,11 @@ class TaskFrames(Sequence):
         return self._picture(index).pixels
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the pages are."""
+        return self._addresses
+
+    @property
     def key(self) -> str:
         """Names the media: by content for a single picture, by addresses for pages, which are fetched one by one."""
         if len(self) == 1:

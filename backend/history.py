@@ -92,6 +92,18 @@ class History:
         step = Step(label, page, mask, score, saved=self._work.saved, tracked=True)
         self._remembered.add(self._task_id, object_id, (), step)
 
+    def lock(self, object_id: str, page: int) -> bool:
+        """Makes a mask that was carried to a page, and stands there or waits to be accepted, the person's own; False
+        where there is none, or it is already."""
+        step = self.on_screen(object_id, page)[1]
+        if step is None and not self._work.standing(object_id, page):
+            step = next(reversed(self._remembered.steps(self._task_id, object_id, page)), None)
+        if step is None or not step.tracked:
+            return False
+        locked = replace(step, tracked=False, saved=self._work.saved)
+        self._remembered.add(self._task_id, object_id, (), locked)
+        return True
+
     def on_screen(self, object_id: str, page: int) -> tuple[PackedMask | None, Step | None]:
         """The mask that stands on a page, None when it can't be read, and the answer of ours that it is; None for what
         a person drew or changed, and for what we forgot."""

@@ -13,7 +13,7 @@ from x2sam.vitals import EngineVitals
 
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 3, 5, 10, 30, 60, 100)
 _STAGE_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 3, 10, 30, 100)
-STAGES = ("fetch", "decode", "wait", "encode", "segment", "shape")
+STAGES = ("fetch", "decode", "wait", "encode", "segment", "shape", "journal")
 """Parts of answering a task; their times don't overlap."""
 
 

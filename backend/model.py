@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any, ClassVar
 
-from backend.answers import Answer, Services, kind_of, words_only
+from backend.answers import Answer, Services, kind_of, with_words, words_only
 from backend.errors import EXPECTED
 from backend.evidence import Work, parse_work
 from backend.label_config import LabelConfig, parse_label_config
@@ -16,7 +16,9 @@ from backend.ml_base import model_base
 from backend.opened import answer_opened
 from backend.prompted import answer_context
 from backend.protocol import Context, Json, Task, parse_context, parse_task
+from backend.track_replies import NOT_KEPT
 from x2sam.errors import CancelledError
+from x2sam.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,9 @@ class X2SAMModel(model_base()):
             else:
                 answer = answer_context(self.services, task, config, context, work or Work())
             outcome.masks = answer.masks if answer else 0
-        return answer
+            with stage("journal"):
+                kept = self.services.journal.flush()
+        return answer if kept or context is None else with_words(config, answer, NOT_KEPT)
 
     def _entry(self, answer: Answer | None) -> dict[str, Any]:
         entry: dict[str, Any] = {"model_version": self.services.model_version}

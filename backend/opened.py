@@ -10,6 +10,7 @@ from backend.continued import bring, note_seen
 from backend.evidence import Work
 from backend.history import History
 from backend.label_config import LabelConfig
+from backend.predicted import predict_pages
 from backend.prompts import Ask, object_name
 from backend.protocol import Task
 from backend.remembered import PackedMask
@@ -22,8 +23,12 @@ from x2sam.structures import Prompt
 def answer_opened(services: Services, task: Task, config: LabelConfig) -> Answer | None:
     """The tracks of the task before, for the next pages of a video; for others :func:`answer_automatic`.
 
-    None when there is nothing to store.
+    What tracks on the task itself have found goes before that. None when there is nothing to store, or not all of it
+    yet: Label Studio stores a prediction once.
     """
+    found = predict_pages(services, task, config)
+    if found is not None:
+        return found
     tag = config.picture()
     span = span_of(task, 0)
     if tag is None or not tag.pages or span is None or not span.start:
@@ -38,7 +43,9 @@ def answer_opened(services: Services, task: Task, config: LabelConfig) -> Answer
     history = History(task.id, work, services.remembered, frames.size_of)
     carrier = Carrier(services, task, config, tag, frames, work, history, paged)
     ask = Ask(object_name(task.id, "continue"), Prompt(), tag.name, page=0)
-    reply = replace(carrier, earlier=brought.pages).carry(ask, brought.objects, Reach("forward"))
+    reply = replace(carrier, earlier=brought.pages).carry_to_the_end(ask, brought.objects, Reach("forward"))
+    if reply is None:
+        return None
     seen = [found for found in reply.carried if found.mask.mask.any()]
     if not seen:
         return None

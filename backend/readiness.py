@@ -40,6 +40,12 @@ class DiskCheck:
         return ""
 
 
+def warnings(services: Services) -> Iterator[str]:
+    """A sentence for each thing that should be mended although tasks are answered."""
+    if services.journal.problem:
+        yield services.journal.problem
+
+
 def problems(services: Services, disk: DiskCheck) -> Iterator[str]:
     """A sentence for each reason why tasks can't be answered now."""
     state, engine = services.engines.state, services.engines.ready_engine

@@ -2,7 +2,8 @@
 
 Nothing here is found by task and label alone, which two annotators share: one gets at it by the id of an object or of
 a prompt, both of which come with the request of the person who has them on the screen. Everything is bounded by number
-and by bytes; the oldest goes first. After a restart it is empty, and drafts stand in (:mod:`backend.history`).
+and by bytes; the oldest goes first. With a journal it is there again after a restart; what is not, drafts stand in for
+(:mod:`backend.history`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backend.geometry import Box, Size, mask_to_box
 from x2sam.structures import Point
+
+if TYPE_CHECKING:
+    from backend.journal import Journal
 
 STEPS = 12
 _OVERHEAD = 512  # bytes of a step or an entry besides its masks, roughly
@@ -87,12 +92,12 @@ class _Entry:
 class Remembered:
     """Steps by object, objects by prompt. Threads may share one."""
 
-    def __init__(self, max_objects: int = 4096, max_bytes: int = 64 * 2**20):
-        self._max_objects, self._max_bytes = max_objects, max_bytes
+    def __init__(self, max_objects: int = 4096, max_bytes: int = 64 * 2**20, journal: Journal | None = None):
+        self._max_objects, self._max_bytes, self._journal = max_objects, max_bytes, journal
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()  # by task and object
         self._by_prompt: dict[tuple, str] = {}
-        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._seen: OrderedDict[tuple, None] = OrderedDict()
         self._decoded: OrderedDict[bytes, PackedMask] = OrderedDict()
         self._bytes = self._decoded_bytes = 0
 
@@ -105,17 +110,40 @@ class Remembered:
 
     def add(self, task_id: str, object_id: str, prompt_ids: Iterable[str], step: Step) -> None:
         """Takes note of an answer to the prompts with these ids."""
+        keys = [(task_id, step.label, prompt_id) for prompt_id in prompt_ids]
+        again = self._keep(task_id, object_id, keys, step)
+        if self._journal is not None and not again:
+            self._journal.note(self._journal.step_rows(task_id, object_id, keys, step))
+
+    def restore(self) -> None:
+        """Takes what the journal has; before anything is asked."""
+        if self._journal is None:
+            return
+        prompts: dict[tuple[str, str], list[tuple]] = {}
+        for key, task_id, object_id in self._journal.prompts():
+            prompts.setdefault((task_id, object_id), []).append(key)
+        for task_id, object_id, step in self._journal.steps(self._max_bytes):
+            self._keep(task_id, object_id, prompts.get((task_id, object_id), ()), step)
+        with self._lock:
+            self._seen.update(dict.fromkeys(self._journal.asked()))
+
+    def _keep(self, task_id: str, object_id: str, keys: Sequence[tuple], step: Step) -> bool:
+        """Whether the same was answered just before."""
         with self._lock:
             entry = self._entries.setdefault((task_id, object_id), _Entry())
             self._entries.move_to_end((task_id, object_id))
             self._bytes -= entry.nbytes if entry.steps else 0
-            entry.steps[step.page] = [*entry.steps.get(step.page, [])[-STEPS + 1 :], step]
-            for key in ((task_id, step.label, prompt_id) for prompt_id in prompt_ids):
+            own = entry.steps.get(step.page, [])
+            again = bool(own) and replace(own[-1], saved=step.saved) == step
+            entry.steps[step.page] = [*(own[:-1] if again else own[-STEPS + 1 :]), step]
+            for key in keys:
+                again &= self._by_prompt.get(key) == object_id
                 entry.prompts.add(key)
                 self._by_prompt[key] = object_id
             self._bytes += entry.nbytes
             while len(self._entries) > self._max_objects or (self._bytes > self._max_bytes and len(self._entries) > 1):
                 self._forget(self._entries.popitem(last=False)[1])
+            return again
 
     def steps(self, task_id: str, object_id: str, page: int) -> tuple[Step, ...]:
         """The answers about an object on a page of a task, oldest first: several tasks of a video have the same
@@ -143,7 +171,7 @@ class Remembered:
             own = [name for task, name in self._entries if task == task_id]
         return [name for name in own if name == root or name.startswith(f"{root}n")]
 
-    def first_time(self, key: Hashable) -> bool:
+    def first_time(self, key: tuple) -> bool:
         """True when this is asked with ``key`` for the first time."""
         with self._lock:
             known = key in self._seen
@@ -151,9 +179,11 @@ class Remembered:
             self._seen.move_to_end(key)
             if len(self._seen) > self._max_objects:
                 self._seen.popitem(last=False)
-            return not known
+        if self._journal is not None and not known:
+            self._journal.note([self._journal.asked_row(key)])
+        return not known
 
-    def was_asked(self, key: Hashable) -> bool:
+    def was_asked(self, key: tuple) -> bool:
         """Whether :meth:`first_time` was asked with ``key``."""
         with self._lock:
             return key in self._seen

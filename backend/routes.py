@@ -14,7 +14,7 @@ from backend.bodies import read_json
 from backend.errors import EXPECTED, ModelUnavailableError, status_of
 from backend.model import X2SAMModel
 from backend.protocol import parse_predict, parse_setup, parse_webhook
-from backend.readiness import problems
+from backend.readiness import problems, warnings
 from backend.settings import MEGABYTE
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,10 @@ def health() -> Response:
 
 @blueprint.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Whether tasks can be answered: 200, else 503 and what stands in the way."""
+    """Whether tasks can be answered: 200, else 503 and what stands in the way; ``warnings`` are no reason for that."""
     found = list(problems(_services(), current_app.extensions["x2sam-disk"]))
-    return jsonify(state=_services().engines.state, problems=found), 503 if found else 200
+    told = list(warnings(_services()))
+    return jsonify(state=_services().engines.state, problems=found, warnings=told), 503 if found else 200
 
 
 @blueprint.post("/setup")

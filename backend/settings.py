@@ -219,6 +219,12 @@ class Settings:
     track_seconds: float = _setting(
         60.0, "X2SAM_TRACK_SECONDS", read=_below_a_request, text="time to track over pages, s"
     )
+    tracks: int = _setting(4, "X2SAM_TRACKS", read=_count, text="tracks that run at once; others wait")
+    journal_bytes: int = _setting(
+        256 * MEGABYTE, "X2SAM_JOURNAL_MB", read=_megabytes_or_none,
+        text="prompts, masks and tracks kept in X2SAM_STATE_DIR over a restart, MB; 0: none",
+    )  # fmt: skip
+    journal_days: float = _setting(30.0, "X2SAM_JOURNAL_DAYS", read=_positive, text="their age, days")
     polygon_tolerance: float = _setting(
         0.5, "X2SAM_POLYGON_TOLERANCE", read=_positive, text="pixels by which outlines may leave a mask"
     )

@@ -18,7 +18,7 @@ CLICK = "predict_interactive_keypoint_positive"
 
 def test_ready_when_all_works(client):
     answer = client.get("/ready")
-    assert (answer.status_code, answer.json) == (200, {"state": "ready", "problems": []})
+    assert (answer.status_code, answer.json) == (200, {"state": "ready", "problems": [], "warnings": []})
 
 
 def test_a_stuck_device_is_not_ready_but_alive(client, engine):

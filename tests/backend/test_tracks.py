@@ -18,7 +18,7 @@ from reading import pixels, regions, sentences
 from backend.app import close_services, create_app
 from backend.replies import page_ranges
 from backend.rle import encode_mask
-from backend.tracking import PausedTracks, Reach, Track, command_of
+from backend.tracking import Reach, command_of
 from x2sam.errors import FramesError
 
 CONFIGS = Path(__file__).parents[2] / "label_config"
@@ -181,13 +181,12 @@ def test_what_is_no_command():
 
 def test_other_texts_of_other_pages_are_left_alone(desk, engine):
     """All texts come with every request, and nothing marks the new one."""
-    words = typed("the square", 2)
+    words = typed("here: the square", 2)
     found = by_page(desk(words))[2]
     command = typed("track", 4)
     items = by_page(desk(words, command, on_screen=[words]))
     assert sorted(items) == list(range(PAGES)) and {object_of(item) for item in items.values()} == {object_of(found)}
-    engine.walked.clear()
-    other = typed("another square", 6)
+    other = typed("here: another square", 6)
     assert sorted(by_page(desk(words, command, other, on_screen=list(items.values())))) == [6]
     assert not engine.walked
     assert desk(words, command, other, on_screen=list(items.values()))
@@ -243,11 +242,12 @@ def test_a_mask_that_a_person_changed_stays_and_is_met_from_both_sides(desk, eng
     assert {item["id"] for item in again.values()} == {items[page]["id"] for page in again}
 
 
-def test_what_was_accepted_unchanged_is_made_anew(desk, engine):
+def test_what_was_accepted_unchanged_is_not_the_persons(desk, engine):
     items = by_page(desk(point(50, 50, 0)))
-    engine.corrected.clear()
-    assert sorted(by_page(desk(typed("track"), on_screen=items.values()))) == list(range(1, PAGES))
-    assert [page for page, *_ in engine.corrected] == [0]
+    engine.walked.clear()
+    again = by_page(desk(typed("track"), on_screen=items.values()))
+    assert sorted(again) == list(range(1, PAGES)), "only the page that was clicked stays"
+    assert not engine.walked, "the same question has the same answer"
 
 
 def test_a_click_on_a_tracked_page_makes_it_stay(desk, engine):
@@ -344,47 +344,34 @@ def test_out_of_time_and_on(slow, engine):
         entry = slow(typed("track"), on_screen=screen)
         items = by_page(entry)
         assert seen <= {0, *items}, "what was done before is shown again"
-        told = re.search(r"tracked (\d+) of 10 pages; type track to go on", sentences(entry)[0])
+        told = re.search(r"tracked (\d+) of 10 pages, (\d+) s left\. It goes on", sentences(entry)[0])
         seen, rounds = {0, *items}, rounds + 1
         if told is None:
             break
-        assert int(told[1]) == len(seen) < PAGES
+        assert int(told[1]) == len(seen) < PAGES and int(told[2]) <= 1
         assert rounds < 30
     assert rounds > 1 and seen == set(range(PAGES))
     assert "tracked 10 pages." in sentences(entry)[0]
     assert engine.walked == [("forward", page) for page in range(PAGES)], "no page is walked twice"
 
 
-def test_after_a_correction_it_begins_again(slow, engine):
+def test_after_a_correction_only_what_it_touches_is_walked_again(slow, engine):
     screen = regions(slow(point(50, 50, 0, tag="point")))
-    first = by_page(slow(typed("track"), on_screen=screen))
+    items = by_page(slow(typed("track"), on_screen=screen))
+    mine = edited(items[1], lambda mask: mask.__setitem__(np.s_[:, 80:], False))
+    wait_for(lambda: ("forward", 9) in engine.walked)
     engine.walked.clear()
-    slow(typed("track"), on_screen=[*screen, edited(first[1], lambda mask: mask.__setitem__(np.s_[:, 80:], False))])
-    assert engine.walked[0] == ("forward", 0)
+    again = by_page(slow(typed("track"), on_screen=[*screen, mine]))
+    assert 1 not in again
+    wait_for(lambda: ("forward", 9) in engine.walked)
+    assert engine.walked[0] == ("forward", 0), "the memory is made from the masks that are known"
 
 
-def test_paused_tracks_are_bounded_and_closed():
-    class Session:
-        closed = 0
-
-        def correct(self, *_):
-            pass
-
-        def close(self):
-            type(self).closed += 1
-
-    from backend.carried import Carried, Known
-    from backend.remembered import PackedMask
-
-    one = Carried("obj", "Object", {0: Known(PackedMask.of(np.ones((4, 4), bool)))})
-    paused = PausedTracks(capacity=2)
-    for number in range(5):
-        track = Track(Session, 3, [one], Reach())
-        track.go_on(0)
-        assert not track.finished
-        paused.put(number, track)
-    assert len(paused) == 2 and Session.closed == 3
-    assert paused.take(4) is track and paused.take(4) is None
+def wait_for(happened, seconds=10):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
