@@ -113,7 +113,9 @@ class ClipSearch:
         worded = self._read(sample[0] if self._first is None else self._first)
         yield None
         for frame in sample:
-            masks = self._run(lambda at=frame: answer_on(self._session.looking, worded, at), [frame])
+            masks = self._run(
+                lambda at=frame: answer_on(self._session.looking, worded, at, self._session.engine.snap), [frame]
+            )
             masks = sorted(masks, key=lambda mask: -mask.score)
             self.left_out += len(masks[MOST_OBJECTS:])
             self._sightings += [Sighting.of(frame, mask) for mask in masks[:MOST_OBJECTS]]

@@ -131,7 +131,9 @@ class Session:
 
     def _segment_words(self, prompt: Prompt, frame: int, task: Task) -> list[Mask]:
         worded = read_words(self.looking, prompt, frame, task, self.engine.seed, self.engine.generate_limit)
-        masks = [replace(mask, object_id=self.new_id()) for mask in answer_on(self.looking, worded, frame)]
+        masks = [
+            replace(mask, object_id=self.new_id()) for mask in answer_on(self.looking, worded, frame, self.engine.snap)
+        ]
         masks.sort(key=lambda m: -m.score)
         self._note({mask.object_id: {frame: Finding.of(mask)} for mask in masks})
         return masks

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from x2sam.data.masks import mask_bbox
 from x2sam.data.prompts import prompt_region
 from x2sam.data.tasks import CategoryList, Task
 from x2sam.inference.conversation import Query, query_of, render
 from x2sam.inference.looking import Looking
 from x2sam.inference.postprocess import Prediction, Rule, Segments, postprocess
 from x2sam.inference.preprocess import region_masks
+from x2sam.inference.refine import snap_for
 from x2sam.inference.sketch import paint_words
 from x2sam.model.mask_decoder import Condition
 from x2sam.structures import Mask, Prompt
@@ -57,8 +59,11 @@ def read_words(looking: Looking, prompt: Prompt, frame: int, task: Task, seed: i
     return Worded(condition, rule, query.phrases)
 
 
-def answer_on(looking: Looking, worded: Worded, frame: int) -> list[Mask]:
-    """The masks on one frame by itself, in the order of the rule, empty ones left out; they have no object yet."""
+def answer_on(looking: Looking, worded: Worded, frame: int, light_step: bool = False) -> list[Mask]:
+    """The masks on one frame by itself, in the order of the rule, empty ones left out; they have no object yet.
+
+    light_step: whether what a small model points to is outlined by the last light step too, as after a box
+    """
     model, features = looking.model, looking.features(frame)
     pointed = []
     if worded.rule.task.select == "best" and model.config.memory.sketch:
@@ -66,7 +71,19 @@ def answer_on(looking: Looking, worded: Worded, frame: int) -> list[Mask]:
         pointed = [model.sketch(features, paint_words(features, worded.condition))]
     level = model.step(features, worded.condition, pointed)[-1]
     prediction = Prediction(level.mask_logits[0], level.class_logits[0], looking.sizes(frame))
-    return [mask for _, mask in masks_of(worded, postprocess(worded.rule, prediction))]
+    segments = postprocess(worded.rule, prediction)
+    if pointed and light_step and segments.masks.any():
+        segments = _outlined(looking.picture(frame), prediction, segments)
+    return [mask for _, mask in masks_of(worded, segments)]
+
+
+def _outlined(picture: np.ndarray, prediction: Prediction, segments: Segments) -> Segments:
+    """The one segment, of the best query, snapped to the picture within its own extent (on training photographs mean
+    IoU 0.39 without, 0.43 with it; with its middle as a click 0.41; both 0.41)."""
+    best = prediction.scores()[:, 0].argmax().view(1)
+    probability = prediction.at_own_size(best)[0].sigmoid().cpu().numpy()
+    box = tuple(float(side) for side in mask_bbox(segments.masks[0]))
+    return replace(segments, masks=snap_for(small=True)(picture, probability, (), (box,))[None])
 
 
 def masks_of(worded: Worded, segments: Segments) -> Iterator[tuple[int, Mask]]:
