@@ -8,7 +8,7 @@ these pages (:mod:`backend.earlier_pages`), so that it is memory that carries th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from backend.answers import Services, frames_of
 from backend.carried import Carried, Known, Screen
 from backend.earlier_pages import EarlierPages
 from backend.errors import EXPECTED, MediaError
+from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.label_config import ObjectTag
 from backend.protocol import Task
@@ -85,7 +86,7 @@ def joined(brought: Sequence[Carried], here: Sequence[Carried]) -> list[Carried]
     return [*whole, *own.values()]
 
 
-def note_seen(services: Services, task: Task, frames: TaskFrames, work, answered: Mapping[str, str]) -> None:
+def note_seen(services: Services, task: Task, frames: TaskFrames, work: Work, answered: Mapping[str, str]) -> None:
     """Takes note of what a request about a task of a video was answered, for the task after it."""
     span = span_of(task, len(frames))
     if span is not None:
@@ -112,9 +113,7 @@ def _tasks_before(services: Services, span: Span, tag: ObjectTag) -> Iterator[Ta
         if left is not None and left.submitted:
             continue
         yield from (one for one in remembered if one.task.id == task.id)
-        predicted = api.we_left(task, before)
-        if predicted is not None:
-            yield predicted
+        yield api.we_left(task, before) or TaskBefore(task, before, Work())
 
 
 def _objects_of(services: Services, before: TaskBefore, tag: ObjectTag, span: Span) -> Brought:
@@ -147,7 +146,7 @@ def _masks_before(one: Carried, stop: int) -> dict[int, Known]:
     return {page: known for page, known in masks.items() if page < stop and known.mask.box is not None}
 
 
-def _pages_of(seen, stop: int) -> tuple[int, ...]:
+def _pages_of(seen: Iterable[Mapping[int, Known]], stop: int) -> tuple[int, ...]:
     """The last pages, and where the objects that are not on them were seen last."""
     pages = set(range(max(stop - LAST_PAGES, 0), stop))
     last = sorted({max(masks) for masks in seen if masks and not pages & masks.keys()}, reverse=True)
