@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from backend.errors import EXPECTED, ModelUnavailableError
+from x2sam.inference.clip_objects import ClipObject
 from x2sam.inference.feature_cache import FeatureCounts
 from x2sam.inference.scheduler import Turn
 from x2sam.structures import FrameMasks, Mask, Prompt
@@ -24,18 +25,40 @@ log = logging.getLogger(__name__)
 BATCH_PRIORITY = 3  # the engine's lowest; None lets it choose by the kind of prompt
 
 
+class ClipSearch(Protocol):
+    """Words looked for in a clip, a step at a time: whoever asks may stop at any step. ``looked`` are the frames that
+    were looked at, ``text`` is what the model says of the clip, if anything, ``left_out`` how many things were found
+    beyond those of :meth:`found`."""
+
+    looked: Sequence[int]
+    text: str | None
+    left_out: int
+    finished: bool
+
+    def __iter__(self) -> Iterator[FrameMasks | None]: ...
+
+    def found(self) -> Sequence[ClipObject]: ...
+
+    def close(self) -> None: ...
+
+
 class Session(Protocol):
     """One open picture or clip. A newer question with the same key in ``replaces`` cancels one that still waits.
 
     ``prepare`` computes in idle time what the first click on a frame needs; it returns the bytes of that. ``track``
     yields the masks of objects that were prompted or that ``correct`` gave a mask of, frame by frame in the order of
     the walk; with ``pauses`` also None after each frame whose masks come later, and without the frames of ``skip``.
-    ``recall`` gives masks that an earlier walk found, to go on from.
+    ``recall`` gives masks that an earlier walk found, to go on from. ``find_in_clip`` looks for words on all frames.
     """
 
     def segment(
         self, prompt: Prompt, frame: int = 0, priority: int | None = None, replaces: Turn | None = None
     ) -> list[Mask]: ...
+
+    def find_in_clip(
+        self, prompt: Prompt, frames: Sequence[int] | None = None, first: int | None = None, memory: str | None = None,
+        priority: int = 1, replaces: Turn | None = None,
+    ) -> ClipSearch: ...  # fmt: skip
 
     def prepare(self, frame: int = 0) -> int: ...
 

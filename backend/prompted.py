@@ -19,21 +19,20 @@ from backend.answers import (
     segment,
 )
 from backend.carrying import Carrier
+from backend.clip_words import ClipWords, numbered
+from backend.continued import note_seen
 from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.history import History
 from backend.label_config import ControlTag, Label, LabelConfig, ObjectTag
-from backend.prompts import Ask, all_asks, region_asks
+from backend.prompts import Ask, all_asks, region_asks, text_name
 from backend.protocol import Context, DrawnRegion, Task, TypedText
 from backend.remembered import PackedMask
 from backend.results import Item, task_score
-from backend.standing import overlap
+from backend.standing import SAME, overlap
 from backend.words import category_names, label_for, needs_label, text_asks
 from x2sam.inference.scheduler import Turn
 from x2sam.structures import Mask
-
-SAME = 0.7
-"""Masks that overlap more than this show the same thing."""
 
 
 def answer_context(services: Services, task: Task, config: LabelConfig, context: Context, work: Work) -> Answer:
@@ -53,6 +52,7 @@ def answer_context(services: Services, task: Task, config: LabelConfig, context:
     given = request.regions(context.regions) if context.regions else request.texts(texts)
     if not given:
         return only_words(config, tag, replies.ANSWERED_BEFORE, prompts[-1].page)
+    given = carrier.with_news(given)
     if _teaches(services, task, context.regions, work):
         hints = replies.ALT_CLICK
         if carrier.can_track and any(config.is_text_prompt(name) for name in config.controls):
@@ -81,6 +81,10 @@ class _Request:
     turn: Turn | None
     carrier: Carrier
 
+    @property
+    def words(self) -> ClipWords:
+        return ClipWords(self.services, self.frames, self.history, self.carrier, self.turn)
+
     def regions(self, regions: Sequence[DrawnRegion]) -> list[Reply]:
         """The replies to clicks or boxes. Tags that find one object and tags that find all may share a context: the
         one that was used last is meant."""
@@ -104,7 +108,7 @@ class _Request:
             given.append(Reply(ask, replies.about_region(label, masks), found, self._siblings(ask)))
         if self.carrier.tracks(regions[-1]):
             return self.carrier.with_all_pages(given)
-        return given if used else self.carrier.with_other_pages(given)
+        return given if used else self.words.with_families(self.carrier.with_other_pages(given))
 
     def texts(self, texts: Sequence[TypedText]) -> list[Reply]:
         """The replies to texts; a text whose label nobody knows is not asked."""
@@ -112,23 +116,19 @@ class _Request:
         command, texts = self.carrier.command_in(texts)
         if command is not None:
             return [self.carrier.obey(command, texts)]
+        before = [text for text in texts if self.services.remembered.was_asked(self.carrier.key(text))]
         for text in texts:
             self.services.remembered.first_time(self.carrier.key(text))
         pairs = self.config.labels_on(self.tag.name)
         labels, controls = [label for label, _ in pairs], {label.value: control for label, control in pairs}
-        asks = self._on_pages(text_asks(self.task, texts, self.config, labels, self.history))
+        asks = text_asks(self.task, texts, self.config, labels, self.history)
         unclear = [ask for ask in asks if needs_label(ask) and not (ask.label or label_for(labels, ask.typed))]
+        which = [label.value for label in labels]
+        given = [Reply(self._placed(ask), replies.which_label(which, ask.typed)) for ask in unclear]
         asked = [ask for ask in asks if ask not in unclear]
-        given = [Reply(ask, replies.which_label([label.value for label in labels], ask.typed)) for ask in unclear]
-        for ask, (words, masks) in zip(asked, self._segment(asked), strict=True):
-            if ask.prompt.task == "vgdseg":
-                control = controls.get(ask.label or "") or self.config.output(self.tag.name, None, ask.label)
-                given.append(self._all_reply(ask, control.label_value(ask.label), control, masks))
-            elif words is not None:
-                given.append(Reply(ask, words))
-            else:
-                given.append(self._text_reply(ask, labels, controls, masks))
-        return given
+        over_clip = [ask for ask in asked if self.words.means_clip(ask)]
+        given += self._page_replies([ask for ask in asked if ask not in over_clip], labels, controls)
+        return given + self._clip_replies(over_clip, before, labels, controls)
 
     def answer(self, given: Sequence[Reply]) -> Answer:
         """The result items, and a note of every mask for the next click."""
@@ -141,13 +141,49 @@ class _Request:
                 self.history.remember_track(found.object_id, found.label, found.page or 0, mask, found.mask.score)
             for found in (*reply.found, *reply.others, *reply.carried):
                 items += items_of(self.services, self.tag, self.frames, reply.ask, found)
+        shown = [found for reply in given for found in (*reply.found, *reply.others, *reply.carried)]
+        labels = {found.object_id: found.label for found in shown}
+        note_seen(self.services, self.task, self.frames, self.carrier.work, labels)
         masks = [found.mask for reply in given for found in (*reply.found, *reply.carried) if found.mask.mask.any()]
         told = reply_items(self.config, self.tag, [(reply.ask.page, reply.sentence) for reply in given])
         return Answer(items + told, task_score(masks), len(masks))
 
+    def _page_replies(
+        self, asks: Sequence[Ask], labels: Sequence[Label], controls: dict[str, ControlTag]
+    ) -> list[Reply]:
+        """The replies to texts about one page each."""
+        lost = [ask for ask in asks if ask.page is None and self.carrier.can_track]
+        given = [Reply(self.words.placed(ask), replies.WHICH_PAGE) for ask in lost]
+        asks = self._on_pages([ask for ask in asks if ask not in lost])
+        for ask, (words, masks) in zip(asks, self._segment(asks), strict=True):
+            if ask.prompt.task == "vgdseg":
+                control = controls.get(ask.label or "") or self.config.output(self.tag.name, None, ask.label)
+                given.append(self._all_reply(ask, control.label_value(ask.label), control, masks))
+            elif words is not None:
+                given.append(Reply(ask, words))
+            else:
+                given.append(self._text_reply(ask, labels, controls, masks))
+        return given
+
+    def _clip_replies(
+        self, asks: Sequence[Ask], before: Sequence[TypedText], labels: Sequence[Label], controls: dict[str, ControlTag]
+    ) -> list[Reply]:
+        """The replies to texts about all pages. Texts of all pages come together: what those found that were asked
+        ``before`` is shown again, unless there is no other."""
+        known = {text_name(self.task.id, text): text for text in before}
+        fresh = [ask for ask in asks if ask.object_id not in known]
+        if not asks or not fresh:
+            return self.words.replies(asks, labels, controls)
+        given = self.words.replies(fresh, labels, controls)
+        again = self.words.waiting([known[ask.object_id] for ask in asks if ask.object_id in known])
+        return [*given[:-1], replace(given[-1], others=[*given[-1].others, *again])]
+
     def _finds_all(self, region: DrawnRegion) -> bool:
         control = self.config.controls.get(region.from_name)
         return control is not None and control.finds_all
+
+    def _placed(self, ask: Ask) -> Ask:
+        return self.words.placed(ask) if self.words.means_clip(ask) else self._on_pages([ask])[0]
 
     def _on_pages(self, asks: list[Ask]) -> list[Ask]:
         return [replace(ask, page=ask.frame) for ask in asks] if self.paged else asks
@@ -196,8 +232,7 @@ class _Request:
 
 
 def _numbered(ask: Ask, answers: Sequence[tuple[str, ControlTag, Mask]]) -> list[Found]:
-    names = [ask.object_id, *(f"{ask.object_id}n{number + 2}" for number in range(len(answers) - 1))]
-    return [Found(name, *answer) for name, answer in zip(names, answers, strict=bool(answers))]
+    return [Found(numbered(ask.object_id, number), *answer) for number, answer in enumerate(answers)]
 
 
 def _at(mask: Mask, x: float, y: float) -> bool:

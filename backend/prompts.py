@@ -33,7 +33,8 @@ class Ask:
     ``page`` is None on a task with a single picture; ``shown`` is the picture's ``(H, W)`` in the browser, if known.
     ``prompt_ids`` are the ids of the prompts of the request, ``click_ids`` those of the prompt's points, of which the
     first ``kept`` are no longer on the screen. ``unlike`` are places of what "all like this" must not find, and
-    ``worded`` says that the mask is all that can be corrected. ``typed`` is the text that the model was asked.
+    ``worded`` says that the mask is all that can be corrected. ``typed`` is the text that the model was asked;
+    ``here``: it is about its page only, however many there are.
     """
 
     object_id: str
@@ -49,6 +50,7 @@ class Ask:
     unlike: tuple[Point, ...] = ()
     worded: bool = False
     typed: str | None = None
+    here: bool = False
 
     @property
     def frame(self) -> int:

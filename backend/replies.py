@@ -15,17 +15,23 @@ ANSWERED_BEFORE = "These texts were answered before: change one, or delete its r
 ALT_CLICK = "Click again to add a part; Alt + click takes away."
 UNSURE = 0.5
 _LEAST_SURE = 3
+_MOST_TOLD = 8
 TRACK = "Type “track” to carry it over all pages (“track forward”, “track backward”, “track 20”)."
 NOTHING_TO_TRACK = (
     "There is nothing to track: click on an object or draw a box around it, wait until Label Studio has saved that "
     "(5 seconds), then type “track” again."
+)
+LOOKED_AT_SOME = "There was no time to look at more pages; type it again to look further."
+WHICH_PAGE = (
+    "Which page is here? This text field belongs to the whole clip: leave “here:” away to look on all pages, or click "
+    "on the object."
 )
 ALL_KEPT = "There is nothing to do: the masks on all these pages stay as they are. Delete one to have it made anew."
 
 
 def percent_sure(masks: Sequence[Mask]) -> str:
     """``97 % sure``, or ``97 %, 81 % and 40 % sure``."""
-    shares = [f"{100 * min(max(mask.score, 0.0), 1.0):.0f} %" for mask in masks]
+    shares = [_percent(mask.score) for mask in masks]
     return " and ".join(filter(None, (", ".join(shares[:-1]), shares[-1]))) + " sure"
 
 
@@ -54,6 +60,33 @@ def about_text(text: str, masks: Sequence[Mask]) -> str:
         named = ", ".join(f"{_short(mask.phrase)} ({percent_sure([mask])})" for mask in masks)
         return f"Found {_objects(len(masks))} for “{_short(text)}”: {named}."
     return f"Found {_objects(len(masks))} for “{_short(text)}”: {percent_sure(masks)}."
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Something that words found in a clip: what it is called, how sure that is, and the page where it is seen best,
+    counted from 0."""
+
+    phrase: str
+    score: float
+    page: int
+
+
+def about_clip(text: str, found: Sequence[Sight], looked: Sequence[int], pages: int, left_out: int = 0) -> str:
+    """The answer to a text about a clip of ``pages``, of which some were ``looked`` at."""
+    if not found:
+        where = "any page" if len(looked) == pages else f"{page_ranges(looked, len(looked))} of {pages}"
+        return (
+            f"Found nothing for “{_short(text)}” on {where}. Try other words, one thing at a time, or click on it "
+            "where it is seen well."
+        )
+    told = [f"{_percent(one.score)} sure, page {one.page + 1}" for one in found]
+    if {one.phrase for one in found} - {text, ""}:
+        told = [f"{_short(one.phrase, 40)} ({what})" for one, what in zip(found, told, strict=True)]
+    listed = f"{', '.join(told[:_MOST_TOLD])}{' and others' if len(told) > _MOST_TOLD else ''}"
+    more = f" {_objects(left_out)} less sure {'was' if left_out == 1 else 'were'} left out." if left_out else ""
+    doubt = " Where it is the wrong thing, click on the right one." if min(one.score for one in found) < UNSURE else ""
+    return f"Found {_objects(len(found))} for “{_short(text)}”: {listed}.{more}{doubt}"
 
 
 def which_label(labels: Sequence[str], text: str | None) -> str:
@@ -116,6 +149,10 @@ def page_ranges(pages: Iterable[int], most: int = 5) -> str:
 def on_page(page: int | None, sentence: str) -> str:
     """The sentence with its page, counted from 1 as in the editor."""
     return sentence if page is None else f"Page {page + 1}: {sentence}"
+
+
+def _percent(score: float) -> str:
+    return f"{100 * min(max(score, 0.0), 1.0):.0f} %"
 
 
 def _pages(count: int) -> str:

@@ -21,6 +21,8 @@ from backend.geometry import Size, corners_to_mask, percent_to_corners, resize_m
 from backend.remembered import PackedMask, Remembered
 from backend.rle import decode_mask
 
+SAME = 0.7
+"""Masks that overlap more than this show the same thing."""
 _OPAQUE = 128
 _DAMAGED = (
     *(RunLengthError, KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backend.label_config import Label, LabelConfig
@@ -24,6 +25,7 @@ NO_EXAMPLE = (
 _ALL = re.compile(r"(find\s+)?all(\s+(like|of)\s+(this|that|these|them))?\s*[.!]*", re.IGNORECASE)
 _LIST = re.compile(r"\s*(?:,|;|\n)\s*(?:and\s+)?", re.IGNORECASE)
 _NAME = re.compile(r"(?:an?\s+)?((?!the\b|all\b|on\b|in\b|with\b)[\w'-]+(?:\s+[\w'-]+){0,2})\.?", re.IGNORECASE)
+_HERE = re.compile(r"here\s*:\s*(?=\S)", re.IGNORECASE)
 _NOUN_PHRASES = frozenset({"refseg", "reaseg"})
 
 
@@ -35,6 +37,7 @@ def text_asks(
     history: History | None = None,
 ) -> list[Ask]:
     """Questions for the texts in prompt TextAreas: the newest of each page. ``label`` is the one that a text names.
+    A text that begins with ``here:`` is about its page only.
 
     Where several pages have a text, Label Studio sends them all again; a page whose answer already stands in the
     annotation is left out then, so that what was corrected there by hand is not replaced.
@@ -95,15 +98,25 @@ def listed_names(text: str) -> tuple[str, ...]:
 def _text_ask(task: Task, text: TypedText, labels: Sequence[Label], history: History | None) -> Ask:
     if len(text.text) > LONGEST_TEXT:
         raise PromptError(f"The text is longer than {LONGEST_TEXT} characters; shorten it.")
-    name, words, label = text_name(task.id, text), text.text, None
-    if _ALL.fullmatch(words):
-        return _all_ask(name, text, history)
-    label, words = _split_label(labels, words)
-    names = listed_names(words)
-    prompt = Prompt(categories=names) if names else Prompt(text=words)
-    value = label.value if label is not None else None
+    name, words = text_name(task.id, text), text.text
+    label, rest = _split_label(labels, words)
+    here = None if label is not None else _HERE.match(words)
+    if here is not None:
+        label, rest = _split_label(labels, words[here.end() :])
+    if _ALL.fullmatch(rest) and label is None:
+        return replace(_all_ask(name, text, history), here=here is not None)
+    names = listed_names(rest)
     return Ask(
-        name, prompt, text.to_name, text.from_name, value, text.page, prompt_ids=(text.id,), worded=True, typed=words
+        name,
+        Prompt(categories=names) if names else Prompt(text=rest),
+        text.to_name,
+        text.from_name,
+        label.value if label is not None else None,
+        text.page,
+        prompt_ids=(text.id,),
+        worded=True,
+        typed=rest,
+        here=here is not None,
     )
 
 

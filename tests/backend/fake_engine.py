@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from x2sam.errors import PromptError
+from x2sam.inference.clip_objects import ClipObject, Finding
 from x2sam.inference.feature_cache import FeatureCounts
 from x2sam.structures import FrameMasks, Mask, Prompt
 from x2sam.vitals import EngineVitals
@@ -56,6 +57,9 @@ class FakeSession:
             return [Mask(mask, ALL_SCORE), Mask(mask, ALL_SCORE - 0.1), Mask(mask[:, ::-1], ALL_SCORE - 0.2)]
         score = CLICK_SCORE if prompt.points else BOX_SCORE
         return [Mask(mask, score, prompt.object_id or "")]
+
+    def find_in_clip(self, prompt: Prompt, frames=None, first=None, memory=None, priority=None, replaces=None):
+        return FakeSearch(self, prompt, first, priority, replaces)
 
     def prepare(self, frame: int = 0) -> int:
         self.engine.prepare(self.frames, frame)
@@ -119,6 +123,57 @@ class FakeSession:
         ]
 
 
+class FakeSearch:
+    """Looks at the first, the middle and the last page, and at ``first``, with what a session finds there by itself.
+    The n-th thing of a category is the same on all pages where the engine has it ``in_sight``; things move as tracks
+    do."""
+
+    def __init__(self, session: FakeSession, prompt: Prompt, first, priority, replaces):
+        self.looked: list[int] = []
+        self.text = "A dog and a cat." if prompt.text == "describe" else None
+        self.finished, self.left_out, self.closed = False, 0, False
+        self._found: dict[tuple[int, int], dict[int, Mask]] = {}
+        self._steps = self._search(session, prompt, first, priority, replaces)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._steps)
+
+    def _search(self, session, prompt, first, priority, replaces):
+        last = len(session.frames) - 1
+        pages = sorted({0, last // 2, last} | ({first} if first is not None else set()))
+        start = pages[0] if first is None else first
+        for page in pages:
+            session.engine.on_page(page)
+            masks = session.segment(prompt, page, priority, replaces)
+            if prompt.task == "vgdseg":
+                masks = [masks[0], masks[2]]  # without the double
+            seen: dict[int, int] = {}
+            for mask in masks:
+                number = seen[mask.category] = seen.get(mask.category, 0) + 1
+                key = (mask.category, number) if prompt.text != "describe" else (len(self._found) % 2, 1)
+                if page in session.engine.in_sight(mask.category):
+                    moved = np.roll(mask.mask, STEP * (page - start), axis=1)
+                    score = round(mask.score - 0.001 * abs(page - start), 4)
+                    self._found.setdefault(key, {})[page] = replace(mask, mask=moved, score=score)
+            self.looked.append(page)
+            yield FrameMasks(page, masks)
+        self.finished = True
+
+    def found(self) -> list[ClipObject]:
+        found = []
+        for number, masks in enumerate(self._found.values()):
+            one = next(iter(masks.values()))
+            findings = {page: Finding.of(mask) for page, mask in masks.items()}
+            found.append(ClipObject(f"found{number}", findings, one.category, one.phrase))
+        return found
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class FakeEngine:
     """Has the surface of the real engine that the backend uses; remembers what it was asked."""
 
@@ -132,6 +187,7 @@ class FakeEngine:
         self.recalled: list[tuple[int, str]] = []
         self.on_page = lambda page: None
         self.out_of_sight: set[int] = set()
+        self.in_sight = lambda category: range(10_000)  # pages where words find things of a category
         self.sessions: list[FakeSession] = []
         self.raises: Exception | None = None
         self.encoded: list[str] = []

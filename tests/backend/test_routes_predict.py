@@ -163,8 +163,17 @@ def test_urgency(ask, captured, engine):
     assert batch == (Priority.BATCH, None)
 
 
-def test_texts_on_pages(ask, captured, engine):
-    (entry,) = ask(captured("predict_interactive_text_per_item"))
+@pytest.fixture
+def on_pages(captured):
+    """Texts on pages 4 and 2 that say that they mean their page."""
+    body = captured("predict_interactive_text_per_item")
+    for item in body["params"]["context"]["result"]:
+        item["value"]["text"] = [f"here: {text}" for text in item["value"]["text"]]
+    return body
+
+
+def test_texts_on_pages(ask, on_pages, engine):
+    (entry,) = ask(on_pages)
     assert [(frame, prompt.text) for _, frame, prompt in engine.asked] == [(3, "the cup"), (1, "second page text")]
     assert [item["item_index"] for item in regions(entry)] == [3, 1]
     replies = [item for item in entry["result"] if item["type"] == "textarea"]
@@ -172,8 +181,8 @@ def test_texts_on_pages(ask, captured, engine):
     assert "the cup" in replies[0]["value"]["text"][0]
 
 
-def test_texts_on_pages_that_were_answered_already(ask, captured, engine):
-    body = captured("predict_interactive_text_per_item")
+def test_texts_on_pages_that_were_answered_already(ask, on_pages, engine):
+    body = on_pages
     first = ask(body)[0]["result"]
     body["tasks"][0]["drafts"] = [{"result": [item for item in first if item["item_index"] == 3]}]
     again = ask(body)[0]
@@ -186,14 +195,14 @@ def test_texts_on_pages_that_were_answered_already(ask, captured, engine):
     assert len(engine.asked) == asked
 
 
-def test_a_text_on_a_clip_without_pages_is_about_the_first(ask, captured):
+def test_a_text_on_a_clip_without_pages_is_about_all_of_them(ask, captured):
     body = captured("predict_interactive_text_per_item")
     body["label_config"] = body["label_config"].replace('perItem="true"', "")
     body["params"]["context"]["result"] = body["params"]["context"]["result"][:1]
     del body["params"]["context"]["result"][0]["item_index"]
     (entry,) = ask(body)
-    assert [item["item_index"] for item in regions(entry)] == [0]
-    assert sentences(entry)[0].startswith("Page 1: Found 1 object")
+    assert sorted(item["item_index"] for item in regions(entry)) == list(range(10))
+    assert sentences(entry)[0].startswith("Found 1 object for “the cup”")
 
 
 def test_a_text_on_a_video(ask, captured, engine):
