@@ -283,7 +283,7 @@ class Tracks:
         later = False
         try:
             state, problem = self._walked(job)
-        except ModelUnavailableError as error:
+        except (ModelUnavailableError, CancelledError) as error:  # no model, or it was closed
             state, problem, later = FAILED, str(error), True
         except EXPECTED as error:
             state, problem = FAILED, str(error)
@@ -298,7 +298,7 @@ class Tracks:
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
-        if later:  # the next start may have a model
+        if later:  # left to the next start
             job.end(state, problem)
         elif not self._stopping or state == FINISHED:
             self._ended(job, state, problem)
@@ -316,20 +316,17 @@ class Tracks:
         track = Track(opener, len(frames), record.objects, record.reach, job.progress().found)
         job.began()
         tries = record.tries
-        try:
-            for stride in track.walk():
-                if stride is not None:
-                    self._journal.note(mask_rows(record.id, stride.page, stride.masks))
-                    if tries:
-                        self._journal.note(state_rows(record.id, RUNNING))
-                        tries = 0
-                    self._journal.flush()
-                    job.add(stride.page, stride.masks)
-                    self.pages_done += 1
-                if job.cancelled or self._stopping:
-                    return STOPPED, None
-        except CancelledError as error:
-            return (STOPPED, None) if self._stopping else (FAILED, str(error))
+        for stride in track.walk():
+            if stride is not None:
+                self._journal.note(mask_rows(record.id, stride.page, stride.masks))
+                if tries:
+                    self._journal.note(state_rows(record.id, RUNNING))
+                    tries = 0
+                self._journal.flush()
+                job.add(stride.page, stride.masks)
+                self.pages_done += 1
+            if job.cancelled or self._stopping:
+                return STOPPED, None
         return FINISHED, None
 
     def _ended(self, job: TrackJob, state: str, problem: str | None = None) -> None:
