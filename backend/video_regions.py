@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from backend.protocol import Json
@@ -65,23 +65,28 @@ def video_regions(items: Iterable[Json]) -> tuple[VideoRegion, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Told:
-    keyframes: Mapping[int, tuple]
-    state: Any = field(default=None)
+    ours: Mapping[int, tuple]
+    frames: frozenset[int]
+    state: Any = None
 
 
 class ToldSequences:
-    """The keyframes that we answered last, by task and region, as numbers only. Threads may share one."""
+    """The keyframes that we made last, by task and region, as numbers only. Threads may share one."""
 
     def __init__(self, capacity: int = _KEPT):
         self._capacity = capacity
         self._lock = threading.Lock()
         self._told: OrderedDict[tuple[str, str], _Told] = OrderedDict()
 
-    def note(self, task_id: str, region_id: str, sequence: Sequence[Mapping[str, Any]], state: Any = None) -> None:
-        """Takes note of an answer; ``state`` says what it was made from, where it is finished."""
+    def note(
+        self, task_id: str, region_id: str, sequence: Sequence[Mapping[str, Any]], fixed: Keyframes, state: Any = None
+    ) -> None:
+        """Takes note of an answer, of which ``fixed`` are a person's; ``state`` says what it was made from, where it is
+        finished."""
+        ours = {one["frame"]: _numbers(one) for one in sequence if one["frame"] not in fixed}
         with self._lock:
             key = task_id, region_id
-            self._told[key] = _Told({one["frame"]: _numbers(one) for one in sequence}, state)
+            self._told[key] = _Told(ours, frozenset(one["frame"] for one in sequence), state)
             self._told.move_to_end(key)
             while len(self._told) > self._capacity:
                 self._told.popitem(last=False)
@@ -91,20 +96,20 @@ class ToldSequences:
         told = self._get(task_id, region_id)
         return told.state if told is not None else None
 
-    def frames(self, task_id: str, region_id: str) -> Collection[int]:
-        """The frames of the keyframes of the last answer."""
+    def frames(self, task_id: str, region_id: str) -> frozenset[int]:
+        """The frames of all keyframes of the last answer."""
         told = self._get(task_id, region_id)
-        return told.keyframes.keys() if told is not None else ()
+        return told.frames if told is not None else frozenset()
 
     def persons(self, task_id: str, region: VideoRegion) -> dict[int, Mapping[str, Any]]:
-        """The keyframes of a region that are not as we answered them."""
+        """The keyframes of a region that are not as we made them."""
         told = self._get(task_id, region.id)
         if told is None:
             return dict(region.keyframes)
         return {
             number: key
             for number, key in region.keyframes.items()
-            if number not in told.keyframes or not _same(told.keyframes[number], _numbers(key))
+            if number not in told.ours or not _same(told.ours[number], _numbers(key))
         }
 
     def _get(self, task_id: str, region_id: str) -> _Told | None:

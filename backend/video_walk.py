@@ -96,7 +96,8 @@ class BoxWalk:
         for direction in directions:
             known = {thing.name: _on_the_way(thing, direction, stop) for thing in self._things}
             known = {name: masks for name, masks in known.items() if masks}
-            if not known:
+            nothing_behind = direction != directions[0] and not any(thing.seen[0] for thing in self._things)
+            if not known or nothing_behind:
                 continue
             # A session of its own: what is known now counts, not what other requests have left in a shared one.
             session = self._open()
