@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backend.label_config import ControlTag, Label, LabelConfig, labels_of
+from backend.label_config import OUTPUTS, ControlTag, Label, LabelConfig, labels_of
 from backend.prompts import Ask, object_name
 from backend.protocol import Task
 from x2sam.structures import Prompt
@@ -43,6 +43,14 @@ def category_ask(task: Task, config: LabelConfig, to_name: str) -> tuple[Ask, li
         return None
     prompt = Prompt(categories=tuple(entry for entry, _ in found.values()), task="genseg")
     return Ask(object_name(task.id, "all"), prompt, to_name), [category for _, category in found.values()]
+
+
+def asks_to_fill(config: LabelConfig, to_name: str) -> bool:
+    """Whether a tag for answers has the hint ``preannotate``, other than ``off``.
+
+    :raises LabelConfigError: it is something else than it may be.
+    """
+    return any(tag.mode not in (None, "off") for tag in config.on(to_name, *OUTPUTS))
 
 
 def _is_stuff(label: Label, control: ControlTag) -> bool:

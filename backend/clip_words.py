@@ -14,7 +14,7 @@ from backend.carrying import Carrier
 from backend.engines import Session
 from backend.frames import TaskFrames
 from backend.history import History
-from backend.label_config import ControlTag, Label
+from backend.label_config import ControlTag, Label, LabelConfig, ObjectTag
 from backend.logs import note
 from backend.prompts import Ask, text_name
 from backend.protocol import TypedText
@@ -212,11 +212,8 @@ class ClipWords:
         )
 
     def placed(self, ask: Ask) -> Ask:
-        """With the page of its reply: where the text has none and each page has a reply of its own, the first one."""
-        reply = self.carrier.config.reply(self.carrier.tag.name)
-        if ask.page is None and reply is not None and reply.flag("perItem", default=False):
-            return replace(ask, page=0)
-        return ask
+        """With the page of its reply."""
+        return ask if ask.page is not None else replace(ask, page=reply_page(self.carrier.config, self.carrier.tag))
 
 
 def carry_found(carrier: Carrier, ask: Ask, objects: Sequence[Named]) -> tuple[list[Found], Reply]:
@@ -235,6 +232,12 @@ def carry_found(carrier: Carrier, ask: Ask, objects: Sequence[Named]) -> tuple[l
             shown.append(Found(named.object_id, named.label, named.control, mask, page))
     answered = {(found.object_id, found.page) for found in shown}
     return shown, carrier.carry(ask, [one for one in carried if one.seen], Reach(), answered)
+
+
+def reply_page(config: LabelConfig, tag: ObjectTag) -> int | None:
+    """Where a sentence about the whole clip goes: to the first page where each page has a reply of its own."""
+    reply = config.reply(tag.name)
+    return 0 if reply is not None and reply.flag("perItem", default=False) else None
 
 
 def numbered(name: str, number: int) -> str:

@@ -106,7 +106,8 @@ class X2SAMModel(model_base()):
                 log.warning("batch stopped after %d of %d tasks: the server stops", len(entries), len(tasks))
                 break
             try:
-                entries.append(self._entry(self._measured(task, config, None)))
+                left = self.services.settings.batch_seconds - (begun - start)
+                entries.append(self._entry(self._measured(task, config, None, seconds=left)))
             except EXPECTED as error:
                 failures.append(error)
                 entries.append(self._entry(None))
@@ -116,12 +117,13 @@ class X2SAMModel(model_base()):
         return entries + [self._entry(None)] * (len(tasks) - len(entries))
 
     def _measured(
-        self, task: Task, config: LabelConfig, context: Context | None, work: Work | None = None
-    ) -> Answer | None:
+        self, task: Task, config: LabelConfig, context: Context | None, work: Work | None = None,
+        seconds: float | None = None,
+    ) -> Answer | None:  # fmt: skip
         """The answer, measured; what nobody expected becomes an error that can be shown."""
         with measured(self.services.metrics, task.id, kind_of(context)) as outcome:
             if context is None:
-                answer = answer_opened(self.services, task, config)
+                answer = answer_opened(self.services, task, config, seconds)
             else:
                 answer = answer_context(self.services, task, config, context, work or Work())
             outcome.masks = answer.masks if answer else 0

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from backend.answers import Answer, Services, answer_automatic, frames_of, items_of, reply_items
 from backend.carrying import Carrier
-from backend.continued import bring, note_seen
+from backend.clip_prediction import fill_clip
+from backend.continued import Brought, bring, note_seen
 from backend.evidence import Work
 from backend.history import History
 from backend.label_config import LabelConfig
@@ -20,8 +21,9 @@ from backend.video_spans import span_of
 from x2sam.structures import Prompt
 
 
-def answer_opened(services: Services, task: Task, config: LabelConfig) -> Answer | None:
-    """The tracks of the task before, for the next pages of a video; for others :func:`answer_automatic`.
+def answer_opened(services: Services, task: Task, config: LabelConfig, seconds: float | None = None) -> Answer | None:
+    """The tracks of the task before, for the next pages of a video; for other clips what the labels name, within
+    ``seconds`` (:func:`fill_clip`); for pictures :func:`answer_automatic`.
 
     What tracks on the task itself have found goes before that. None when there is nothing to store, or not all of it
     yet: Label Studio stores a prediction once.
@@ -30,15 +32,16 @@ def answer_opened(services: Services, task: Task, config: LabelConfig) -> Answer
     if found is not None:
         return found
     tag = config.picture()
-    span = span_of(task, 0)
-    if tag is None or not tag.pages or span is None or not span.start:
+    if tag is None or tag.kind == "video":
         return answer_automatic(services, task, config)
     frames, paged = frames_of(services, tag, task)
     if len(frames) < 2:
         return answer_automatic(services, task, config)
-    brought = bring(services, task, tag, frames)
+    span = span_of(task, 0)
+    begins = not tag.pages or span is None or not span.start
+    brought = Brought() if begins else bring(services, task, tag, frames)
     if not brought.objects:
-        return None
+        return fill_clip(services, task, config, tag, seconds)
     work = Work()
     history = History(task.id, work, services.remembered, frames.size_of)
     carrier = Carrier(services, task, config, tag, frames, work, history, paged)
