@@ -30,6 +30,7 @@ from backend.protocol import Context, DrawnRegion, Task, TypedText
 from backend.remembered import PackedMask
 from backend.results import Item, task_score
 from backend.standing import SAME, overlap
+from backend.video_tag import answer_video
 from backend.words import category_names, label_for, needs_label, text_asks
 from x2sam.inference.scheduler import Turn
 from x2sam.structures import Mask
@@ -44,7 +45,7 @@ def answer_context(services: Services, task: Task, config: LabelConfig, context:
     turn = services.turns.take(task.id, prompts, work.person)
     tag = object_tag(config, prompts[-1].to_name)
     if tag.kind == "video":
-        return only_words(config, tag, replies.VIDEO_TAG)
+        return answer_video(services, task, config, tag, texts, work, turn)
     frames, paged = frames_of(services, tag, task)
     history = History(task.id, work, services.remembered, frames.size_of)
     carrier = Carrier(services, task, config, tag, frames, work, history, paged)

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 from x2sam.structures import Mask
 
-VIDEO_TAG = (
-    "Text on a Video tag is not answered: masks need the frames as pages. Import the clip as a list of pictures and "
-    "use an Image tag with valueList (label_config/video_frames.xml)."
-)
 ANSWERED_BEFORE = "These texts were answered before: change one, or delete its regions, to ask again."
 ALT_CLICK = "Click again to add a part; Alt + click takes away."
 UNSURE = 0.5

@@ -15,6 +15,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from picture_server import picture_bytes
 from PIL import Image
 from reading import center, pixels, regions, sentences
+from video_clips import write_clip
 
 from x2sam.errors import BusyError, CancelledError, FramesError, PromptError
 from x2sam.inference.scheduler import Priority, Turn
@@ -205,15 +206,12 @@ def test_a_text_on_a_clip_without_pages_is_about_all_of_them(ask, captured):
     assert sentences(entry)[0].startswith("Found 1 object for “the cup”")
 
 
-def test_a_text_on_a_video(ask, captured, engine):
+def test_a_text_on_a_video(ask, captured, pictures, tmp_path):
     body = captured("predict_interactive_video_text")
-    assert ask(body)[0]["result"] == []
-    body["label_config"] = body["label_config"].replace(
-        "</View>", '<TextArea name="reply" toName="video" smart="false"/></View>'
-    )
-    (entry,) = ask(body)
-    assert "valueList" in sentences(entry)[0]
-    assert engine.asked == []
+    assert "no such picture" in ask(body, status=422)["error"], "there is no field for an answer in words"
+    pictures.files["video/v.webm"] = write_clip(tmp_path / "v.mp4", rate=25).read_bytes()
+    (item,) = regions(ask(body)[0])
+    assert (item["type"], item["from_name"], item["value"]["framesCount"]) == ("videorectangle", "box", 20)
 
 
 def test_an_empty_context_and_unknown_ones(ask, captured, engine):
