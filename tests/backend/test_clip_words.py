@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clip_desk import CONFIGS, PAGES, WIDTH, Desk, by_page, moved, point, typed
 from fake_engine import STEP, TEXT_SCORE
-from prompting import edited, object_of
+from prompting import draft, edited, object_of
 from reading import pixels, regions, sentences
-from test_tracks import CONFIGS, PAGES, WIDTH, Desk, by_page, draft, moved, point, typed
 
 from backend.app import close_services, create_app
 from x2sam.errors import FramesError

@@ -5,64 +5,18 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_engine import STEP
-from label_studio_sdk.label_interface import LabelInterface
+from clip_desk import HEIGHT, PAGES, WIDTH, Desk, by_page, clip_item, drawn, moved, point, typed, wait_for
 from picture_server import picture_bytes
-from prompting import IDS, draft, edited, object_of
+from prompting import draft, edited, object_of
 from reading import pixels, regions, sentences
 
 from backend.app import close_services, create_app
 from backend.replies import page_ranges
-from backend.rle import encode_mask
 from backend.tracking import Reach, command_of
 from x2sam.errors import FramesError
-
-CONFIGS = Path(__file__).parents[2] / "label_config"
-HEIGHT, WIDTH, PAGES = 48, 160, 10
-
-
-def point(x, y, page, label="Object 1", tag="track_point", **fields):
-    value = {"x": x, "y": y, "width": 0.2, "keypointlabels": [label]}
-    return _item("keypointlabels", tag, value, page, is_positive=True, **fields)
-
-
-def drawn(mask, page, label="Object 1"):
-    value = {"format": "rle", "rle": encode_mask(mask), "brushlabels": [label]}
-    return _item("brushlabels", "mask", value, page)
-
-
-def typed(text, page=0):
-    return {
-        "id": next(IDS), "from_name": "prompt", "to_name": "image", "type": "textarea", "item_index": page,
-        "value": {"text": [text]},
-    }  # fmt: skip
-
-
-def _item(kind, tag, value, page, **fields):
-    return {
-        "id": next(IDS), "from_name": tag, "to_name": "image", "type": kind, "origin": "manual", "item_index": page,
-        "original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0, "value": value, **fields,
-    }  # fmt: skip
-
-
-class Desk:
-    def __init__(self, client, xml):
-        self.client, self.xml = client, xml
-
-    def __call__(self, *prompts, on_screen=(), annotations=(), pages=PAGES, drafts=None):
-        frames = [f"/data/local-files/?d=small/{page}.png" for page in range(pages)]
-        drafts = drafts if drafts is not None else [draft(*on_screen)] if on_screen else []
-        task = {"id": 5, "data": {"frames": frames}, "drafts": drafts, "annotations": list(annotations)}
-        body = {"tasks": [task], "project": "1.1", "label_config": self.xml}
-        answer = self.client.post("/predict", json={**body, "params": {"context": {"result": list(prompts)}}})
-        assert answer.status_code == 200, answer.json
-        (entry,) = answer.json["results"]
-        assert not LabelInterface(self.xml).validate_prediction(entry, return_errors=True)
-        return entry
 
 
 @pytest.fixture
@@ -73,7 +27,7 @@ def pictures(pictures):
 
 @pytest.fixture
 def desk(client, pictures):
-    return Desk(client, (CONFIGS / "video_frames_brush.xml").read_text(encoding="utf-8"))
+    return Desk(client)
 
 
 @pytest.fixture
@@ -83,14 +37,6 @@ def forget(app):
         remembered.__dict__.update(type(remembered)().__dict__)
 
     return restart
-
-
-def by_page(entry, name=None):
-    return {item["item_index"]: item for item in regions(entry) if name is None or object_of(item) == name}
-
-
-def moved(mask, pages):
-    return np.roll(mask, STEP * pages, axis=1)
 
 
 def eraser(mask):
@@ -123,7 +69,7 @@ def test_a_plain_click_answers_its_page_only(desk, engine):
 
 def test_a_box_with_a_track_label(desk):
     value = {"x": 40, "y": 30, "width": 20, "height": 40, "rotation": 0, "rectanglelabels": ["Object 2"]}
-    items = by_page(desk(_item("rectanglelabels", "track_box", value, 0)))
+    items = by_page(desk(clip_item("rectanglelabels", "track_box", value, 0)))
     assert sorted(items) == list(range(PAGES))
 
 
@@ -333,7 +279,7 @@ def slow(settings, engine, pictures):
     app = create_app(replace(settings, track_seconds=0.35), lambda: engine)
     app.extensions["x2sam"].engines.wait(5)
     engine.on_page = lambda page: time.sleep(0.1)
-    yield Desk(app.test_client(), (CONFIGS / "video_frames_brush.xml").read_text(encoding="utf-8"))
+    yield Desk(app.test_client())
     close_services(app.extensions["x2sam"])
 
 
@@ -365,13 +311,6 @@ def test_after_a_correction_only_what_it_touches_is_walked_again(slow, engine):
     assert 1 not in again
     wait_for(lambda: ("forward", 9) in engine.walked)
     assert engine.walked[0] == ("forward", 0), "the memory is made from the masks that are known"
-
-
-def wait_for(happened, seconds=10):
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_desk import CONFIGS, HEIGHT, WIDTH, Desk, by_page, point, typed
 from PIL import Image, ImageDraw
 from prompting import edited
 from reading import pixels, sentences
-from test_tracks import CONFIGS, HEIGHT, WIDTH, Desk, by_page, point, typed
 
 from backend.app import close_services, create_app
 
