@@ -18,6 +18,7 @@ from x2sam.data.tasks import find_task
 from x2sam.errors import FramesError
 from x2sam.evaluation.clicks import PROMPTS as CLICK_PROMPTS
 from x2sam.evaluation.clicks import evaluate_clicks
+from x2sam.evaluation.drift import evaluate_drift
 from x2sam.evaluation.mcq import LikelyLetters, evaluate_choices, read_questions
 from x2sam.evaluation.occlusion import evaluate_occlusion
 from x2sam.evaluation.protocol import SAMPLINGS, Protocol
@@ -84,6 +85,23 @@ def video(
 
     settings = {} if memory is None else {"memory": memory}
     _run(measure, model, device, result, worst, snap=not no_snap, **settings)
+
+
+@app.command()
+def drift(
+    data: Data,
+    model: Model = "auto",
+    prompt: Annotated[str, typer.Option(help="On the first frame: " + ", ".join(VIDEO_PROMPTS) + ".")] = "mask",
+    limit: Limit = None,
+    device: Device = "auto",
+    result: Result = None,
+) -> None:
+    """How many of the frames with a wrong mask come first where the most doubtful is looked at first."""
+
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        return {"model": engine.version, **evaluate_drift(engine, data, prompt, limit, show).summary()}
+
+    _run(measure, model, device, result, None)
 
 
 @app.command()

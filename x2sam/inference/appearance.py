@@ -45,6 +45,7 @@ class ColourMemory:
         self.keep = keep
         size = int(np.prod(_BINS))
         self._inside, self._outside = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        self._told: np.ndarray | None = None  # the evidence of each bin, until the next frame is added
         self.trust = 0.0
 
     def copy(self) -> ColourMemory:
@@ -62,13 +63,16 @@ class ColourMemory:
         for total, weight in ((self._inside, inside), (self._outside, outside)):
             total *= self.keep
             total += np.bincount(flat, weight.ravel(), total.size).astype(np.float32)
+        self._told = None
         told = np.tanh(self.evidence(bins) / 2)
         means = [float((told * w).sum() / max(float(w.sum()), 1e-6)) for w in (inside, outside)]
         self.trust = max(0.0, (means[0] - means[1]) / 2)
 
     def evidence(self, bins: np.ndarray) -> np.ndarray:
         """float32 (h, w): log of how much likelier a colour is inside than outside."""
-        return self._table()[bins]
+        if self._told is None:
+            self._told = self._table()
+        return self._told[bins]
 
     def _table(self) -> np.ndarray:
         inside, outside = (_lend(c.reshape(_BINS), (0, 1, 2)).ravel() for c in (self._inside, self._outside))

@@ -21,7 +21,7 @@ from x2sam.inference.appearance import target_weights
 from x2sam.inference.drift_weights import REGIMES, DriftWeights, embedded_drift_weights
 from x2sam.inference.follow import Follower, Scenery
 
-_LATELY = 8  # frames that a mask is carried back at least, to be compared with what was found there
+_LATELY = 4  # frames that a mask is carried back at least, to be compared with what was found there
 _RECENT = 0.8  # of the past that a mean over the last frames keeps with each frame
 _MARGIN, _LEAST_MARGIN = 0.5, 8  # around a mask, of its size and in cells, that is carried back to
 _AROUND = 3.0  # times its area: how many cells around the object are looked at
@@ -218,16 +218,13 @@ class Radar:
         return colour, own, other
 
 
-def met_rating(
-    there: Rating, back: Rating, masks: tuple[np.ndarray, np.ndarray], far: int, weights: DriftWeights | None = None
-) -> Rating:
+def met_rating(there: Rating, back: Rating, apart: float, far: int, weights: DriftWeights | None = None) -> Rating:
     """The rating of a frame that two walks came by, one from either side.
 
-    masks: float32 (h, w), what each of them found; far: frames to the nearer of the two known masks
+    apart: disagreement of what they found; far: frames to the nearer of the two known masks
     """
-    odds = sorted(float(np.log(r.doubt / (1 - r.doubt))) for r in (there, back))
-    apart = disagreement(*masks) if masks[0].shape == masks[1].shape else 0.5
-    signs = np.array([odds[0], odds[1], apart, float(np.log1p(far)), 1.0], np.float32)
+    less, more = sorted(float(np.log(r.doubt / (1 - r.doubt))) for r in (there, back))
+    signs = np.array([less, more, apart, float(np.log1p(far)), 1.0], np.float32)
     return Rating("met", signs, (weights or embedded_drift_weights()).doubt("met", signs))
 
 

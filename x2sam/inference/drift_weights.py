@@ -49,8 +49,8 @@ LOST = (
     "one",
 )
 MET = (
-    "there",  # log-odds of the walk so far, of the less and of the more doubtful one
-    "back",
+    "less",  # log-odds of the less doubtful of the two walks
+    "more",  # of the more doubtful one
     "apart",  # disagreement of the two masks
     "far",  # frames to the nearer of the two known masks, as a log
     "one",
@@ -103,7 +103,7 @@ def plain_drift_weights() -> DriftWeights:
     start = {
         "seen": {"score": 3.0, "carried": 2.0, "one": -3.0},
         "lost": {"score": 2.0, "one": -1.0},
-        "met": {"there": 0.5, "back": 0.5, "apart": 2.0, "one": -1.0},
+        "met": {"less": 0.5, "more": 0.5, "apart": 2.0, "one": -1.0},
     }
     rows = {r: np.array([start[r].get(name, 0.0) for name in names], np.float32) for r, names in REGIMES.items()}
     return DriftWeights(rows)

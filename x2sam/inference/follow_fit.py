@@ -53,10 +53,10 @@ class Met:
     outside: float
 
 
-def followed_ids(sample: Sample) -> list[int]:
-    """Objects of the first frame that are large enough, at most :data:`OBJECTS`."""
+def followed_ids(sample: Sample, most: int = OBJECTS) -> list[int]:
+    """Objects of the first frame that are large enough, at most so many."""
     areas = label_areas(sample.labels[0])
-    return [o.id for o in sample.objects if areas[o.id] >= LEAST_PIXELS][:OBJECTS]
+    return [o.id for o in sample.objects if areas[o.id] >= LEAST_PIXELS][:most]
 
 
 def met(follower: Follower, scenery: Scenery, carried: np.ndarray | None, net: np.ndarray, truth: np.ndarray) -> Met:

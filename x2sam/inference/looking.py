@@ -22,6 +22,10 @@ from x2sam.stages import stage
 
 Kept = TypeVar("Kept", bound=Sized)
 
+WALKED_AGAIN = 96
+"""Frames of a clip at most, whose features a track keeps (while they fit) for the next walk: a task of pages, as it is
+imported, has half as many."""
+
 
 @dataclass
 class _Held:
@@ -111,8 +115,16 @@ class Looking:
         return self._kept("features", [frame], make)
 
     def later_features(self, frame: int) -> FrameFeatures:
-        """Of a frame that comes after another one in a track."""
-        return self.model.decode_pixels(self.encode(frame), first=False)
+        """Of a frame that comes after another one in a track. Kept for clips that are short enough: they are walked
+        again after each correction. Of longer ones nothing is kept, so that their length does not matter."""
+        key = self._place("later", [frame])
+        make = lambda: self.model.decode_pixels(self.encode(frame), first=False)  # noqa: E731
+        if key in self.cache:
+            return self.cache.get(key, make)
+        features = make()
+        if len(self) <= WALKED_AGAIN and features.nbytes * len(self) <= self.cache.budget // 2:
+            self.cache.put(key, features)
+        return features
 
     def looked(self, task: Task, frame: int) -> Looked:
         """What the language model sees when frame ``frame`` is prompted: that one first, then others evenly spread."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from x2sam.inference.drift import Rating, met_rating
+from x2sam.inference.drift import Rating, disagreement, met_rating
 from x2sam.inference.follow import exclude
 from x2sam.inference.refine_evidence import log_odds, sigmoid
 from x2sam.inference.walk import Found, Tracked, at_picture_size
@@ -79,8 +79,11 @@ def meet_ratings(there: Stop, back: Stop, end: int, spans: Mapping[str, int]) ->
     left = abs(end - there.frame)
     for name, span in spans.items():
         if name in there.ratings and name in back.ratings and 0 < left < span:
-            masks = (there.probabilities[name], back.probabilities[name])
-            ratings[name] = met_rating(there.ratings[name], back.ratings[name], masks, min(left, span - left))
+            sides = (there.probabilities[name], back.probabilities[name])
+            # Frames of another size can't be compared, and were not mixed.
+            if sides[0].shape == sides[1].shape:
+                far = min(left, span - left)
+                ratings[name] = met_rating(there.ratings[name], back.ratings[name], disagreement(*sides), far)
     return ratings
 
 

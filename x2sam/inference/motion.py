@@ -64,10 +64,16 @@ class FlowEstimator:
         back = self._back.calc(now, before, None)
         forth = self._forth.calc(before, now, None)
         there = warp(forth, back)
-        apart = ((back + there) ** 2).sum(-1)
-        allowed = _RELATIVE * ((back**2).sum(-1) + (there**2).sum(-1)) + _ABSOLUTE
+        apart = _squared(back + there)
+        allowed = _RELATIVE * (_squared(back) + _squared(there)) + _ABSOLUTE
         doubt = apart / (apart + allowed)
         return Flow(back, np.maximum(doubt, ~_inside(back)).astype(np.float32), forth)
+
+
+def _squared(flow: np.ndarray) -> np.ndarray:
+    """(h, w): squared lengths of (h, w, 2). Sums over an axis of two are slow."""
+    x, y = flow[..., 0], flow[..., 1]
+    return x * x + y * y
 
 
 def _places(back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +121,7 @@ def moves_along(flow: Flow, inside: np.ndarray) -> np.ndarray:
     rest = _affine_motion(flow.back, sure * np.maximum(1 - 4 * inside, 0))
     if own is None or rest is None:
         return np.zeros(inside.shape, np.float32)
-    off_own, off_rest = (((flow.back - _motion_field(m, inside.shape)) ** 2).sum(-1) for m in (own, rest))
+    off_own, off_rest = (_squared(flow.back - _motion_field(m, inside.shape)) for m in (own, rest))
     weight = sure * (inside > 0.5)
     # Things that bend are not affine: how far off the object itself is tells how much a distance means.
     noise = _LEAST_NOISE**2 + float((np.minimum(off_own, 100) * weight).sum() / max(float(weight.sum()), 1e-6))

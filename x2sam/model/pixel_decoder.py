@@ -42,27 +42,65 @@ class DeformableAttention(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """``tokens``, ``position`` (B, N, C); ``reference`` (N, 2) as x, y in 0..1; ``shapes`` (H, W) of the maps."""
-        batch, count, width = tokens.shape
+        batch, count, _ = tokens.shape
         head_shape = (self.heads, self.levels, self.points)
-        value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))
+        value = self.value_proj(tokens).unflatten(-1, (self.heads, -1)).float()
         query = tokens + position
         offsets = self.sampling_offsets(query).float().view(batch, count, *head_shape, 2)
         weights = self.attention_weights(query).float().view(batch, count, self.heads, -1).softmax(-1)
         weights = weights.view(batch, count, *head_shape)
-        summed = tokens.new_zeros(batch * self.heads, width // self.heads, count, dtype=torch.float32)
+        plain = value.device.type == "cpu" and not (torch.is_grad_enabled() and value.requires_grad)
+        # Row numbers are made as float32, which holds whole numbers up to here.
+        read = self._gather if plain and batch * count * self.heads < 2**24 else self._sample
+        return self.output_proj(read(value, offsets, weights, reference, shapes).to(tokens.dtype))
+
+    def _sample(self, value: Tensor, offsets: Tensor, weights: Tensor, reference: Tensor, shapes) -> Tensor:
+        """(B, N, C) from ``value`` (B, N, heads, c) by grid sampling, map by map."""
+        batch, count = value.shape[:2]
+        summed = value.new_zeros(batch * self.heads, value.shape[-1], count)
         start = 0
         for level, (height, columns) in enumerate(shapes):
-            size = torch.tensor([columns, height], device=tokens.device, dtype=torch.float32)
+            size = torch.tensor([columns, height], device=value.device, dtype=torch.float32)
             place = reference[None, :, None, None, :] + offsets[:, :, :, level] / size
             grid = (2 * place - 1).transpose(1, 2).flatten(0, 1)
             plane = value[:, start : start + height * columns].permute(0, 2, 3, 1).flatten(0, 1)
-            plane = plane.unflatten(-1, (height, columns)).float()
+            plane = plane.unflatten(-1, (height, columns))
             samples = F.grid_sample(plane, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
             share = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)
             summed = summed + (samples * share[:, None]).sum(-1)
             start += height * columns
-        summed = summed.unflatten(0, (batch, self.heads)).permute(0, 3, 1, 2).flatten(2)
-        return self.output_proj(summed.to(tokens.dtype))
+        return summed.unflatten(0, (batch, self.heads)).permute(0, 3, 1, 2).flatten(2)
+
+    def _gather(self, value: Tensor, offsets: Tensor, weights: Tensor, reference: Tensor, shapes) -> Tensor:
+        """The same, several times as fast on a CPU: each result is a weighted sum of rows of one table, of the four
+        cells around every place that is read."""
+        batch, count, heads, _ = value.shape
+        reads = self.levels * self.points
+        sizes = value.new_tensor(shapes)[:, None].expand(-1, self.points, -1).reshape(1, reads, 2).repeat(1, heads, 1)
+        starts = value.new_tensor([sum(h * w for h, w in shapes[:level]) for level in range(self.levels)])
+        starts = starts[:, None].expand(-1, self.points).reshape(1, reads).repeat(1, heads)
+        corners = []
+        # Rows and columns of all reads (B * N, heads * reads), apart from one another: long runs of equal work.
+        for axis in (1, 0):
+            most = sizes[..., 1 - axis] - 1
+            place = reference[:, axis, None] * (most + 1) + offsets[..., axis].reshape(batch, count, -1) - 0.5
+            low = place.floor()
+            part = place.sub_(low)
+            near, far = low.clamp(min=0).minimum(most), (low + 1).clamp_(min=0).minimum(most)
+            # What is beyond the map counts as 0.
+            corners.append((((1 - part).mul_(near == low), near), (part.mul_(far == low + 1), far)))
+        table = value.flatten(0, 2)
+        head = torch.arange(heads, device=value.device, dtype=value.dtype).repeat_interleave(reads)
+        picture = torch.arange(batch, device=value.device, dtype=value.dtype)[:, None, None] * count
+        shares = weights.reshape(batch, count, -1)
+        total = None
+        for down, row in corners[0]:
+            begin, share = (row * sizes[..., 1]).add_(starts).add_(picture), down * shares
+            for along, column in corners[1]:
+                index = (begin + column).mul_(heads).add_(head).int().view(-1, reads)
+                bags = F.embedding_bag(index, table, per_sample_weights=(share * along).view(-1, reads), mode="sum")
+                total = bags if total is None else total.add_(bags)
+        return total.view(batch, count, -1)
 
 
 class DeformableLayer(nn.Module):

@@ -384,3 +384,39 @@ def test_a_closed_session_has_forgotten_everything(video):
     with pytest.raises(PromptError, match="nothing to track"):
         list(video.track([name]))
     assert len(video.segment(CLICK)) == 1
+
+
+def test_clips_that_are_walked_again_keep_their_features(build_engine, sketching_model, monkeypatch):
+    """A second walk encodes nothing and finds the same; of clips that are too long nothing is kept."""
+    encoded = []
+    encode = type(sketching_model).encode
+
+    def counted(self, pixels):
+        encoded.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(type(sketching_model), "encode", counted)
+    for longest, again in ((96, 0), (5, 5)):
+        monkeypatch.setattr("x2sam.inference.looking.WALKED_AGAIN", longest)
+        engine = build_engine(sketching_model)
+        session = engine.open(clip())
+        session.correct(0, "a", box(10, 10, 40, 40))
+        first = [f.masks[0].mask for f in session.track(["a"])]
+        encoded.clear()
+        second = [f.masks[0].mask for f in session.track(["a"])]
+        assert len(encoded) == again
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+        session.close()
+        assert engine.features.bytes == 0
+
+
+def test_doubts_come_with_tracked_masks(build_engine, sketching_model):
+    """Known masks have none; frames between two of them hear of both walks."""
+    session = build_engine(sketching_model).open(clip())
+    session.correct(0, "a", box(10, 10, 40, 40))
+    single = {f.frame: f.masks[0].doubt for f in session.track(["a"])}
+    assert single[0] is None and all(0 < single[k] < 1 for k in range(1, 6))
+    session.correct(5, "a", box(20, 10, 50, 40))
+    met = {f.frame: f.masks[0].doubt for f in session.track(["a"])}
+    assert met[0] is None and met[5] is None and all(0 < met[k] < 1 for k in range(1, 5))
+    assert met[3] != single[3]

@@ -208,3 +208,42 @@ def test_guidance_leaves_the_padding_empty():
     sizes = FrameSizes((64, 64), (32, 64), (50, 100))
     found = guidance_of(np.ones((50, 100), bool), sizes, (16, 16))[0, 0]
     assert float(found[:8].min()) == 1 and float(found[8:].max()) == 0
+
+
+def test_objects_that_are_asked_for_together_are_answered_as_alone(sketching_model, tiny_tokenizer):
+    """Also where one was out of sight, or began later: then its memory or sketch differs, and it goes by itself."""
+    clip = looking_at(sketching_model, tiny_tokenizer)
+    things = [
+        tracked(clip, "a", {0: box(4, 4, 20, 30)}),
+        tracked(clip, "b", {0: box(30, 8, 60, 40)}, seed=1),
+        tracked(clip, "c", {2: box(10, 20, 30, 40)}, seed=2),
+        tracked(clip, "d", {0: box(40, 4, 50, 20), 3: np.zeros(SIZE, bool)}, seed=3),
+    ]
+    together = walked(clip, things, "per-object", range(6))
+    calls = []
+    step = type(sketching_model).step
+    for thing in things:
+        alone = walked(clip, [thing], "per-object", range(6))
+        for frame in range(6):
+            if thing.object_id in together[frame]:
+                found, expected = together[frame][thing.object_id], alone[frame][thing.object_id]
+                assert (found[0] != expected[0]).mean() < 2e-3 and found[1] == pytest.approx(expected[1], abs=1e-4)
+
+    def counted(self, features, condition, memory=(), time=0, every_level=False):
+        calls.append(condition.seg.shape[0])
+        return step(self, features, condition, memory, time, every_level)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(sketching_model), "step", counted)
+        walked(clip, things, "per-object", range(2))
+    assert calls == [3]
+
+
+def test_followed_masks_have_a_doubt(sketching_model, tiny_tokenizer):
+    clip = looking_at(sketching_model, tiny_tokenizer)
+    track = ObjectTrack(clip.model, [tracked(clip, "a", {0: box(4, 4, 20, 30), 2: box(6, 4, 22, 30)})], "pinned")
+    doubts = []
+    for frame in range(4):
+        step(clip, track, frame, frame == 0)
+        doubts.append({name: rating.doubt for name, rating in track.ratings.items()})
+    assert doubts[0] == {} == doubts[2] and 0 < doubts[1]["a"] < 1 and 0 < doubts[3]["a"] < 1

@@ -9,6 +9,7 @@ from x2sam.config import RegionConfig
 from x2sam.errors import PromptError
 from x2sam.model.mask_decoder import Condition, MaskDecoder
 from x2sam.model.memory_encoder import blend_masks
+from x2sam.model.pixel_decoder import DeformableAttention
 from x2sam.model.region_sampler import sample_points, sample_regions
 from x2sam.model.x2sam import X2SAM
 
@@ -216,3 +217,18 @@ def test_an_empty_region_is_refused(tiny_model):
     masks = torch.stack([torch.ones(64, 64), torch.zeros(64, 64)])
     with pytest.raises(PromptError, match="empty"):
         tiny_model.region_tokens(stage3, masks)
+
+
+def test_both_ways_of_reading_places_agree():
+    """Reading by gathered rows, on a CPU without gradients, and by grid sampling; beyond the border is nothing."""
+    shapes = [(3, 5), (6, 10)]
+    with torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(0)
+        part = DeformableAttention(24, heads=3, levels=2, points=2)
+        for weight in (part.sampling_offsets.weight, part.attention_weights.weight):
+            torch.nn.init.normal_(weight, std=1.0)
+        tokens, position, reference = torch.randn(2, 75, 24), torch.randn(1, 75, 24), torch.rand(75, 2)
+        expected = part(tokens, position, reference, shapes)
+    found = part(tokens, position, reference, shapes)
+    assert expected.requires_grad and not found.requires_grad
+    assert torch.allclose(found, expected.detach(), atol=1e-5)
