@@ -173,8 +173,18 @@ def read_prompts(items: Iterable[Any], strict: bool = True) -> Context:
         except BadRequestError:
             if strict:
                 raise
-    regions = [replace(r, label=shared.get(r.id)) if r.label is None else r for r in regions]
+    regions = [replace(r, label=shared.get(r.id)) if r.label is None else r for r in _once(regions)]
     return Context(tuple(regions), tuple(texts))
+
+
+def _once(regions: Iterable[DrawnRegion]) -> Iterator[DrawnRegion]:
+    """Each region once. Where labels of two tags are chosen, a click becomes a result of each under one id; that of the
+    tag whose tool was in hand comes first."""
+    seen: set[str] = set()
+    for region in regions:
+        if not region.id or region.id not in seen:
+            seen.add(region.id)
+            yield region
 
 
 _REGION_TYPES: dict[str, dict[str, bool]] = {

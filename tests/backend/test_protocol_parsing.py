@@ -81,6 +81,15 @@ def test_unknown_shapes_are_an_empty_context(context):
     assert protocol.parse_context(context) == protocol.Context()
 
 
+def test_a_click_with_labels_of_two_tags_is_one_of_the_tag_whose_tool_was_in_hand():
+    value = {"x": 10, "y": 20.5, "width": 0.2, "keypointlabels": ["Other"]}
+    unnamed = [point(id=None, from_name=name) for name in ("a", "b")]
+    regions = parse(point(), point(from_name="second", value=value), *unnamed).regions
+    assert [(r.id, r.from_name, r.label) for r in regions] == [
+        ("abc", "kp", "Object"), ("", "a", "Object"), ("", "b", "Object")
+    ]  # fmt: skip
+
+
 def test_no_context_is_something_else():
     assert protocol.parse_context(None) is None
 
