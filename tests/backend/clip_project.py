@@ -6,7 +6,12 @@ import json
 import re
 from urllib.parse import parse_qs, urlsplit
 
+from clip_desk import CONFIG
+from label_studio_sdk.label_interface import LabelInterface
 from picture_server import PictureServer, picture_bytes
+from prompting import draft
+
+from backend.rle import encode_mask
 
 SIZE = (48, 160)
 PAGES = 6
@@ -69,3 +74,36 @@ _HOLDS = {
     "less": lambda one, other: one < other,
     "greater_or_equal": lambda one, other: one >= other,
 }
+
+
+def region(name, page, mask, label="Object 1"):
+    """A mask as it stands in an annotation; a name that is none of ours gives a region that was drawn by hand."""
+    height, width = mask.shape
+    return {
+        "id": f"{name}-{page:04d}" if name.startswith("obj") else name, "from_name": "mask", "to_name": "image",
+        "type": "brushlabels", "item_index": page, "original_width": width, "original_height": height,
+        "image_rotation": 0, "value": {"format": "rle", "rle": encode_mask(mask), "brushlabels": [label]},
+    }  # fmt: skip
+
+
+class Desk:
+    """Opens tasks and asks about them."""
+
+    def __init__(self, client, place):
+        self.client, self.place = client, place
+
+    def _post(self, tasks, context):
+        body = {"tasks": tasks, "project": "3.1", "label_config": CONFIG, "params": {"context": context}}
+        answer = self.client.post("/predict", json=body)
+        assert answer.status_code == 200, answer.json
+        for entry in answer.json["results"]:
+            if "result" in entry:
+                assert not LabelInterface(CONFIG).validate_prediction(entry, return_errors=True)
+        return answer.json["results"]
+
+    def open(self, *tasks):
+        return self._post([self.place.tasks[task] for task in tasks], None)
+
+    def ask(self, task, *prompts, on_screen=(), **fields):
+        drafts = [draft(*on_screen)] if on_screen else []
+        return self._post([{**self.place.tasks[task], "drafts": drafts, **fields}], {"result": list(prompts)})[0]

@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_project import PAGES, SIZE, ClipProject
+from clip_desk import by_page, point, typed
+from clip_project import PAGES, SIZE, ClipProject, Desk, region
 from fake_engine import STEP
-from label_studio_sdk.label_interface import LabelInterface
-from prompting import IDS, draft, edited, object_of
+from prompting import edited, object_of
 from reading import pixels, regions, sentences
 
 from backend.app import close_app, create_app
-from backend.rle import encode_mask
-
-XML = (Path(__file__).parents[2] / "label_config" / "video_frames_brush.xml").read_text(encoding="utf-8")
 
 
 def at(left, width=20):
     mask = np.zeros(SIZE, bool)
     mask[10:30, left : left + width] = True
     return mask
-
-
-def region(name, page, mask, label="Object 1"):
-    return {
-        "id": f"{name}-{page:04d}" if name.startswith("obj") else name, "from_name": "mask", "to_name": "image",
-        "type": "brushlabels", "item_index": page, "original_width": SIZE[1], "original_height": SIZE[0],
-        "image_rotation": 0, "value": {"format": "rle", "rle": encode_mask(mask), "brushlabels": [label]},
-    }  # fmt: skip
-
-
-def typed(text, page=0):
-    return {
-        "id": next(IDS), "from_name": "prompt", "to_name": "image", "type": "textarea", "item_index": page,
-        "value": {"text": [text]},
-    }  # fmt: skip
-
-
-def point(page, x=50, tag="point"):
-    value = {"x": x, "y": 50, "width": 0.2, "keypointlabels": ["Object 1"]}
-    return {
-        "id": next(IDS), "from_name": tag, "to_name": "image", "type": "keypointlabels", "item_index": page,
-        "original_width": SIZE[1], "original_height": SIZE[0], "image_rotation": 0, "value": value,
-        "is_positive": True, "origin": "manual",
-    }  # fmt: skip
 
 
 A, B = "obj0123456789", "obj9876543210"
@@ -66,34 +38,9 @@ def settings(settings):
     return replace(settings, label_studio_api_key="a" * 40)
 
 
-class Desk:
-    def __init__(self, client, place):
-        self.client, self.place = client, place
-
-    def _post(self, tasks, context):
-        body = {"tasks": tasks, "project": "3.1", "label_config": XML, "params": {"context": context}}
-        answer = self.client.post("/predict", json=body)
-        assert answer.status_code == 200, answer.json
-        for entry in answer.json["results"]:
-            if "result" in entry:
-                assert not LabelInterface(XML).validate_prediction(entry, return_errors=True)
-        return answer.json["results"]
-
-    def open(self, *tasks):
-        return self._post([self.place.tasks[task] for task in tasks], None)
-
-    def ask(self, task, *prompts, on_screen=(), **fields):
-        drafts = [draft(*on_screen)] if on_screen else []
-        return self._post([{**self.place.tasks[task], "drafts": drafts, **fields}], {"result": list(prompts)})[0]
-
-
 @pytest.fixture
 def desk(client, pictures):
     return Desk(client, pictures)
-
-
-def by_page(entry, name=None):
-    return {item["item_index"]: item for item in regions(entry) if name is None or object_of(item) == name}
 
 
 def moving(name, left, pages, label="Object 1"):
@@ -191,7 +138,7 @@ def test_after_a_correction_the_task_before_counts_as_well(desk, pictures, engin
 
 def test_new_objects_join(desk, pictures):
     pictures.store("annotations", 11, moving(A, 10, range(PAGES)))
-    new = by_page(desk.ask(12, point(3)))[3]
+    new = by_page(desk.ask(12, point(50, 50, 3, tag="point")))[3]
     items = regions(desk.ask(12, typed("continue"), on_screen=[new]))
     pages = {A: [], object_of(new): []}
     for item in items:
@@ -237,7 +184,7 @@ def test_without_a_token_what_was_answered_here_counts(settings, engine, picture
     desk = Desk(app.test_client(), pictures)
     try:
         assert "LABEL_STUDIO_API_KEY" in sentences(desk.ask(12, typed("continue")))[0]
-        first = point(0, x=20, tag="track_point")
+        first = point(20, 50, 0)
         items = by_page(desk.ask(11, first))
         answer = by_page(desk.ask(12, typed("continue")))
         assert sorted(answer) == list(range(PAGES))
@@ -262,7 +209,7 @@ def test_a_label_studio_that_does_not_answer(desk, pictures):
 
 def test_two_tasks_of_one_video_do_not_disturb_each_other(desk, pictures, engine):
     """The same object has a mask on the same page of both."""
-    first = by_page(desk.ask(11, point(0, x=20, tag="track_point")))
+    first = by_page(desk.ask(11, point(20, 50, 0)))
     pictures.store("annotations", 11, list(first.values()))
     second = by_page(desk.open(12)[0])
     engine.walked.clear()
