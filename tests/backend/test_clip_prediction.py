@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clip_desk import PAGES, WIDTH, Desk, moved
 from fake_engine import CATEGORY_SCORE
 from label_studio_sdk.label_interface import LabelInterface
 from picture_server import picture_bytes
 from prompting import edited, object_of
 from reading import pixels, regions, sentences
 from test_clip_words import NAMED, by_object, labels_of, words
-from test_tracks import PAGES, WIDTH, Desk, moved
 
 from backend.app import close_services, create_app
 from x2sam.inference.scheduler import Priority
