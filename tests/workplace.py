@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "x2sam" / "checkpoints" / "nano" / "model.safetensors"
@@ -23,11 +25,13 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 @dataclass
 class Workplace:
-    """Label Studio with one backend; a project for each labeling configuration, made when it is asked for."""
+    """Label Studio with one backend; a project for each labeling configuration, made when it is asked for.
+    ``environment`` is that of the backend, for commands that work with it."""
 
     label_studio: Any
     engine: str
     url: str
+    environment: dict[str, str] = field(default_factory=dict)
     predicts: bool = True
     projects: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -50,6 +54,30 @@ class Workplace:
         """The result items for prompts on a task."""
         _, backend = self.project(config)
         return self.label_studio.ask(backend, task, *prompts)["result"]
+
+
+@dataclass(frozen=True)
+class Login:
+    """Somebody who may sign in, and whose token the API takes."""
+
+    username: str
+    password: str
+    token: str
+
+
+@pytest.fixture(scope="session")
+def second_login(label_studio) -> Login:
+    """A second annotator, who came by the invitation link."""
+    username, password = f"ben-{secrets.token_hex(4)}@example.com", "ben-Secret-1"
+    with requests.Session() as browser:
+        link = label_studio.api("GET", "/api/invite")["invite_url"]
+        page = label_studio.url + link if link.startswith("/") else link
+        browser.get(page, timeout=60)
+        form = {"email": username, "password": password, "csrfmiddlewaretoken": browser.cookies["csrftoken"]}
+        answer = browser.post(page, data=form, headers={"Referer": page}, timeout=60)
+        assert answer.status_code < 400
+        token = browser.get(f"{label_studio.url}/api/current-user/token", timeout=60).json()["token"]
+    return Login(username, password, token)
 
 
 @pytest.fixture(scope="session")
@@ -101,18 +129,19 @@ def workplaces(tmp_path_factory, label_studio) -> Iterator[Callable[[str], Workp
             port, folder = free_port(), tmp_path_factory.mktemp(f"backend-{engine}")
             fake = [str(ROOT / "tests" / "integration" / "fake_backend.py"), str(port)]
             real = ["-m", "backend", "serve", "--port", str(port), "--model", engine]
+            url = f"http://127.0.0.1:{port}"
             environment = os.environ | {
                 "LABEL_STUDIO_URL": label_studio.url,
                 "LABEL_STUDIO_API_KEY": label_studio.token,
+                "BACKEND_PUBLIC_URL": url,
                 "X2SAM_CACHE_DIR": str(folder / "cache"),
                 "X2SAM_STATE_DIR": str(folder / "state"),
             }
-            url = f"http://127.0.0.1:{port}"
             command = [sys.executable, *(fake if engine == "fake" else real)]
             log = folder / "backend.log"
             servers.append(ChildServer("the ML backend", command, log, f"{url}/ready", environment, ROOT))
             servers[-1].wait_ready(180)
-            made[engine] = Workplace(label_studio, engine, url)
+            made[engine] = Workplace(label_studio, engine, url, environment)
         return made[engine]
 
     yield workplace

@@ -1,4 +1,4 @@
-"""One browser for all tests here, logged in once. Each step leaves a picture in var/browser, a folder for each test."""
+"""One browser for all tests here, in which each person logs in once. Each step leaves a picture in var/browser."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from editor import Editor
+from playwright.sync_api import Browser, BrowserContext
 from workplace import ROOT, Workplace
 
 PICTURES = ROOT / "var" / "browser"
@@ -47,36 +50,62 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def browser_context(chromium, label_studio) -> Iterator:
-    """A window of the browser in which the demo's user is logged in."""
+def browser(chromium) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, timeout=120_000)
-        context = browser.new_context(viewport=WINDOW)
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(f"{label_studio.url}/user/login/")
-        page.fill("input[name=email]", label_studio.username)
-        page.fill("input[name=password]", label_studio.password)
-        page.click("button[type=submit]")
-        page.wait_for_url(lambda address: "/user/login" not in address, wait_until="commit")
-        page.close()
-        yield context
+        yield browser
         browser.close()
 
 
-@pytest.fixture
-def editor(request, browser_context, label_studio) -> Iterator:
-    """The labeling screen; a test that fails leaves a last picture and what the browser complained about."""
-    from editor import Editor
+@pytest.fixture(scope="session")
+def browser_context(browser, label_studio) -> BrowserContext:
+    """Windows of the browser in which the demo's user is logged in."""
+    return logged_in(browser, label_studio.url, label_studio.username, label_studio.password)
 
-    folder = PICTURES / re.sub(r"\W+", "-", request.node.name).strip("-")
+
+@pytest.fixture(scope="session")
+def second_context(browser, label_studio, second_login) -> BrowserContext:
+    """Windows with cookies of their own, in which a second annotator is logged in."""
+    return logged_in(browser, label_studio.url, second_login.username, second_login.password)
+
+
+def logged_in(browser: Browser, url: str, username: str, password: str) -> BrowserContext:
+    context = browser.new_context(viewport=WINDOW)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(f"{url}/user/login/")
+    page.fill("input[name=email]", username)
+    page.fill("input[name=password]", password)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda address: "/user/login" not in address, wait_until="commit")
+    page.close()
+    return context
+
+
+@pytest.fixture
+def editor(request, browser_context, label_studio) -> Iterator[Editor]:
+    """The labeling screen; a test that fails leaves a last picture and what the browser complained about."""
+    with screen_of(request.node, browser_context, label_studio.url) as screen:
+        yield screen
+
+
+@pytest.fixture
+def second_editor(request, second_context, label_studio) -> Iterator[Editor]:
+    """The labeling screen of the second annotator."""
+    with screen_of(request.node, second_context, label_studio.url, "second") as screen:
+        yield screen
+
+
+@contextmanager
+def screen_of(test: pytest.Item, context: BrowserContext, url: str, whose: str = "") -> Iterator[Editor]:
+    folder = PICTURES / re.sub(r"\W+", "-", test.name).strip("-") / whose
     shutil.rmtree(folder, ignore_errors=True)
-    page = browser_context.new_page()
-    screen = Editor(page, label_studio.url, folder)
+    page = context.new_page()
+    screen = Editor(page, url, folder)
     yield screen
-    if getattr(request.node, "failed_in_call", False):
+    if getattr(test, "failed_in_call", False):
         screen.picture("failed")
         (folder / "complaints.txt").write_text("\n".join(screen.complaints))
     page.close()

@@ -16,6 +16,7 @@ from playwright.sync_api import Page, Response
 
 PATIENCE_MS = 120_000
 _KEYS = {"KeyPointTool": "k", "RectangleTool": "r"}
+_SMART_TOOLS = 8  # at most, in one configuration
 
 _READY = """() => {
   const annotation = window.Htx?.annotationStore?.selected;
@@ -51,6 +52,14 @@ _TOOL = """() => {
   return image.getToolsManager().findSelectedTool()?.fullName ?? "";
 }"""
 
+_CONTROL = """() => {
+  const image = Htx.annotationStore.selected.objects.find(item => item.type === "image");
+  const tool = image.getToolsManager().findSelectedTool();
+  return tool?.dynamic ? tool.control.name.split("@")[0] : "";
+}"""
+
+_CHOSEN = "() => Htx.annotationStore.selected.selectedRegions.map(region => region.cleanId)"
+
 _RESULTS = "() => JSON.parse(JSON.stringify(Htx.annotationStore.selected.serializeAnnotation()))"
 
 _PAGE = """() => Htx.annotationStore.selected.objects.find(item => item.type === "image").currentImage ?? 0"""
@@ -81,8 +90,10 @@ class Editor:
     def __init__(self, page: Page, url: str, pictures: Path):
         self.page, self._url, self._pictures = page, url, pictures
         self._count, self._place = 0, (0, 0)
+        self._draft: Any = None
         self.complaints: list[str] = []
         page.set_default_timeout(PATIENCE_MS)
+        page.on("response", self._note_draft)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda line: self.complaints.append(line.text) if line.type == "error" else None)
 
@@ -122,8 +133,20 @@ class Editor:
         self.press(_KEYS[tool])
         self.page.wait_for_function(f"tool => ({_TOOL})() === tool", arg=f"{tool}-dynamic")
 
+    def take_up_by_button(self, control: str) -> int:
+        """Clicks the pink button until the smart tool of a tag is in hand; how many clicks that took."""
+        for clicks in range(1, _SMART_TOOLS + 1):
+            self.page.locator(".lsf-tool_smart").first.click()
+            if self.page.evaluate(_CONTROL) == control:
+                return clicks
+        raise AssertionError(f"the pink button does not lead to {control}")
+
     def tool(self) -> str:
         return self.page.evaluate(_TOOL)
+
+    def smart_control(self) -> str:
+        """The tag whose smart tool is in hand; empty when that is another tool."""
+        return self.page.evaluate(_CONTROL)
 
     def choose(self, key: str, label: str) -> None:
         """Clicks on the label with this hotkey, ``point: Object``, and waits until it is chosen."""
@@ -170,6 +193,30 @@ class Editor:
         self.page.mouse.move(*start)
         return self._asked("box", act)
 
+    def choose_kept(self, x: float, y: float) -> str:
+        """Chooses the kept mask at a place of the page; its id."""
+        self.press("v")
+        self.page.mouse.click(*self.point(x, y))
+        self.page.wait_for_function(f"() => ({_CHOSEN})().length === 1")
+        return self.page.evaluate(_CHOSEN)[0]
+
+    def let_go(self) -> None:
+        """Of the chosen mask."""
+        self.press("u")
+        self.page.wait_for_function(f"() => ({_CHOSEN})().length === 0")
+
+    def erase(self, *places: tuple[float, float]) -> None:
+        """Draws with the eraser over the chosen mask, from place to place."""
+        self.press("e")
+        self.page.wait_for_function(f"() => ({_TOOL})().includes('Eraser')")
+        first, *others = [self.point(*place) for place in places]
+        self.page.mouse.move(*first)
+        self.page.mouse.down()
+        for place in others:
+            self.page.mouse.move(*place, steps=10)
+        self.page.mouse.up()
+        self.picture("erased")
+
     def type(self, text: str) -> Exchange:
         """Types into the prompt field, and Enter."""
         field = self.page.locator("input[name=prompt]")
@@ -184,9 +231,14 @@ class Editor:
     def results(self) -> list[dict[str, Any]]:
         """What would be submitted now."""
         self.page.wait_for_function("() => Htx.annotationStore.selected.regions.every(region => !region.isLoading)")
-        return self.page.evaluate(
-            "() => JSON.parse(JSON.stringify(Htx.annotationStore.selected.serializeAnnotation()))"
-        )
+        return self.page.evaluate(_RESULTS)
+
+    def wait_saved(self) -> None:
+        """Returns when Label Studio has stored a draft of what would be submitted now: at most some five seconds."""
+        now = _content(self.results())
+        if self._draft != now:
+            with self.page.expect_response(lambda answer: _is_draft(answer) and _drafted(answer) == now):
+                pass
 
     def suggestions(self) -> int:
         return self.page.evaluate("() => Htx.annotationStore.selected.suggestions.size")
@@ -200,6 +252,15 @@ class Editor:
     def page_number(self) -> int:
         """The page that is shown, counted from 0."""
         return self.page.evaluate(_PAGE)
+
+    def show_page(self, number: int) -> None:
+        """Turns to a page, counted from 0, by the field above the picture."""
+        self.page.locator(".lsf-pagination__page-indicator").first.click()
+        field = self.page.locator(".lsf-pagination__input input").first
+        field.fill(str(number + 1))
+        field.press("Enter")
+        self.page.wait_for_function(f"page => ({_PAGE})() === page && ({_READY})()", arg=number)
+        self.page.evaluate("() => document.activeElement.blur()")
 
     def next_page(self) -> None:
         before = self.page_number()
@@ -232,6 +293,10 @@ class Editor:
         self.page.screenshot(path=path, type="jpeg", quality=70)
         return path
 
+    def _note_draft(self, answer: Response) -> None:
+        if _is_draft(answer):
+            self._draft = _drafted(answer)
+
     def _wait_chosen(self, label: str) -> None:
         self.page.wait_for_function(f"label => ({_SELECTED})().includes(label)", arg=label)
 
@@ -244,6 +309,20 @@ class Editor:
         body = answer.json()
         assert not body.get("errors"), f"the editor would show nothing: {json.dumps(body['errors'])}"
         return Exchange(answer.request.post_data_json["context"]["result"], body["data"]["result"])
+
+
+def _is_draft(answer: Response) -> bool:
+    return answer.request.method in ("POST", "PATCH") and "/drafts" in answer.url and answer.ok
+
+
+def _drafted(answer: Response) -> Any:
+    return _content(answer.request.post_data_json["result"])
+
+
+def _content(items: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What an annotation consists of, to be compared. Brush masks are in drafts in another form than in annotations."""
+    whole = [{key: value for key, value in item["value"].items() if key not in ("rle", "touches")} for item in items]
+    return sorted((item["id"], item["type"], json.dumps(value)) for item, value in zip(items, whole, strict=True))
 
 
 def _is_answer(answer: Response) -> bool:

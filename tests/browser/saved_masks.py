@@ -28,6 +28,16 @@ def masks_of(items: Iterable[dict[str, Any]]) -> list[tuple[str, np.ndarray]]:
     return masks
 
 
+def on_pages(items: Iterable[dict[str, Any]]) -> dict[int, tuple[str, np.ndarray]]:
+    """Id and mask, bool (H, W), by page, counted from 0, where there is one mask on a page at most."""
+    found: dict[int, tuple[str, np.ndarray]] = {}
+    for item in items:
+        for _, mask in masks_of([item]):
+            assert item["item_index"] not in found
+            found[item["item_index"]] = item["id"], mask
+    return found
+
+
 def _brush(item: dict[str, Any]) -> np.ndarray:
     return decode_mask(item["value"]["rle"], item["original_height"], item["original_width"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import pytest
@@ -47,27 +46,9 @@ def ann(label_studio):
     return Person(label_studio.url, {"Authorization": f"Token {label_studio.token}"})
 
 
-@pytest.fixture(scope="module")
-def ben_headers(label_studio):
-    """A second annotator, who came by the invitation link."""
-    with requests.Session() as browser:
-        link = label_studio.api("GET", "/api/invite")["invite_url"]
-        page = label_studio.url + link if link.startswith("/") else link
-        browser.get(page, timeout=60)
-        form = {
-            "email": f"ben-{secrets.token_hex(4)}@example.com",  # another one each time: fixtures are made again
-            "password": "ben-Secret-1",
-            "csrfmiddlewaretoken": browser.cookies["csrftoken"],
-        }
-        answer = browser.post(page, data=form, headers={"Referer": page}, timeout=60)
-        assert answer.status_code < 400
-        token = browser.get(f"{label_studio.url}/api/current-user/token", timeout=60).json()["token"]
-    return {"Authorization": f"Token {token}"}
-
-
 @pytest.fixture
-def ben(label_studio, ben_headers):
-    return Person(label_studio.url, ben_headers)
+def ben(label_studio, second_login):
+    return Person(label_studio.url, {"Authorization": f"Token {second_login.token}"})
 
 
 @pytest.fixture
