@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from x2sam.config import X2SAMConfig, mid, nano, x2sam_4b
+from x2sam.config import X2SAMConfig, mid, nano, tiny, x2sam_4b
 from x2sam.data.tokenizer import build_tokenizer
 from x2sam.errors import MeasurementError
 from x2sam.inference.engine import EMBEDDED, Engine, find_model
@@ -21,9 +21,11 @@ from x2sam.model.weights import build_empty, save_pretrained
 from x2sam.model.x2sam import X2SAM
 from x2sam.training.initialise import initialise
 
-SIZES: dict[str, Callable[[], X2SAMConfig]] = {"nano": nano, "mid": mid, "4b": x2sam_4b}
 WORDS = "the red circle on the left"
 TOKENS = 1024
+SIZES: dict[str, Callable[[], X2SAMConfig]] = {
+    "tiny": lambda: tiny(TOKENS), "nano": nano, "mid": mid, "4b": x2sam_4b
+}  # fmt: skip
 # seconds that one request may take
 PATIENCE = 3600.0
 # random weights above this many bytes are not written to the disk for the sake of a start-up time

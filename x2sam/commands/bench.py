@@ -14,6 +14,7 @@ from x2sam.commands.common import Device, Result, chosen_device, plain_errors, p
 
 
 class Size(StrEnum):
+    tiny = "tiny"
     nano = "nano"
     mid = "mid"
     published = "4b"
@@ -26,7 +27,7 @@ class Dtype(StrEnum):
 
 
 def bench(
-    size: Annotated[Size, typer.Option(help="nano, or mid and 4b with random weights.")] = Size.nano,
+    size: Annotated[Size, typer.Option(help="nano, or tiny, mid and 4b with random weights.")] = Size.nano,
     model: Annotated[str, typer.Option(help="Measure this model instead of --size; a name or a directory.")] = "auto",
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Number format; equal outputs are asserted in float32.")] = Dtype.auto,
@@ -34,10 +35,16 @@ def bench(
     track_seconds: Annotated[
         float, typer.Option(min=0, help="Leave tracking out where it would take longer than this.")
     ] = 300.0,
+    objects: Annotated[list[int] | None, typer.Option(min=1, help="Objects followed at once; 1 and 4.")] = None,
+    frames: Annotated[
+        list[int] | None, typer.Option(min=1, help="Only memory: follow an object through generated clips this long.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few repeats and short clips.")] = False,
     result: Result = None,
 ) -> None:
     """Measure clicks, words, tracking, start-up and memory, and assert that both ways give the same masks."""
+    if frames:
+        return measure_memory(size, frames, result)
     with plain_errors():
         # Late: with PyTorch this takes seconds.
         from x2sam import bench as benchmark
@@ -45,7 +52,7 @@ def bench(
 
         where = chosen_device(device)
         plan = replace(benchmark.Plan.quick(), repeats=min(repeats, 3)) if quick else benchmark.Plan(repeats=repeats)
-        plan = replace(plan, track_seconds=track_seconds)
+        plan = replace(plan, track_seconds=track_seconds, objects=tuple(objects or plan.objects))
         with progress_bar(benchmark.STEPS + 2, "building the model") as step:
             engine, weights, directory = engine_for(size.value, model, where, dtype.value)
             with engine:
@@ -57,6 +64,21 @@ def bench(
     summary = {"size": name, "weights": weights, **measured, "startup_ms": startup}
     write_json(result, summary)
     show(summary, benchmark.rows_of(summary))
+
+
+def measure_memory(size: Size, frames: list[int], result: Result) -> None:
+    """Resident memory of tracks through clips of so many frames, each in a process of its own."""
+    with plain_errors():
+        from x2sam import bench_memory
+
+        summary = bench_memory.run(size.value, frames)
+    write_json(result, summary)
+    table = Table("frames", "resident MiB", "peak MiB", "frames/s", title=f"{summary['size']}, one object")
+    for row in summary["rows"]:
+        table.add_row(*(str(row[key]) for key in ("frames", "rss_mb", "peak_rss_mb", "fps")))
+    console = Console()
+    console.print(table)
+    console.print(f"largest to smallest: {100 * summary['growth']:+.1f} %", highlight=False)
 
 
 def show(summary: dict[str, Any], rows: Any) -> None:

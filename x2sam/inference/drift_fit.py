@@ -2,7 +2,8 @@
 
 Objects are followed through clips made of real pictures (:mod:`x2sam.data.long_clips`), in a third of them a board
 hides the object for a while; now and then a mask is spoiled on the way, because generated objects are followed with
-fewer errors than real ones. What the radar saw on each frame is noted together with whether the mask was wrong. of the clips objects are also known on the last frame, and walks from both sides meet. A logistic model is fitted to
+fewer errors than real ones. What the radar saw on each frame is noted together with whether the mask was wrong. In half
+of the clips objects are also known on the last frame, and walks from both sides meet. A logistic model is fitted to
 each regime; signs that were made to mean doubt may not speak against it. ``--measure`` only tells how good the radar
 is, on clips never fitted to.
 """
