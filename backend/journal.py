@@ -128,7 +128,7 @@ class Journal:
         if self._file is None:
             return []
         try:
-            with self._file.begin() as database:
+            with self._file.begin(reads=True) as database:
                 return list(database.exec_driver_sql(statement, values))
         except JournalError as error:
             self._told(str(error))

@@ -92,12 +92,14 @@ class JournalFile:
         return (pages - free) * database.exec_driver_sql("PRAGMA page_size").scalar_one()
 
     @contextlib.contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """One transaction. The callers take turns: one connection serves them all.
+    def begin(self, reads: bool = False) -> Iterator[Connection]:
+        """One transaction. The callers take turns: one connection serves them all. One that only ``reads`` also works
+        where nothing can be written.
 
         :raises JournalError: it could not be done, and nothing of it was.
         """
-        with self._turn, told(self._folder), self._engine.begin() as database:
+        engine = self._engine.execution_options(reads=reads)
+        with self._turn, told(self._folder), engine.begin() as database:
             yield database
 
     def close(self) -> None:
@@ -113,7 +115,7 @@ class JournalFile:
                 f"sqlite:///{self._path}", poolclass=StaticPool, connect_args={"check_same_thread": False}
             )
             event.listen(engine, "connect", _prepare)
-            event.listen(engine, "begin", lambda database: database.exec_driver_sql("BEGIN IMMEDIATE"))
+            event.listen(engine, "begin", _begin_transaction)
             try:
                 _migrate(engine)
                 _check(engine)
@@ -177,6 +179,10 @@ def _alone(folder: Path) -> IO[str]:
             "done is kept in memory only and is lost when the ML backend restarts."
         ) from error
     return file
+
+
+def _begin_transaction(database: Connection) -> None:
+    database.exec_driver_sql("BEGIN" if database.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:

@@ -87,6 +87,7 @@ class FakeSession:
         for page in (page for page in walk if page not in skip):
             self.engine.walked.append((direction, page))
             self.engine.on_page(page)
+            assert self.frames[page].ndim == 3
             if pauses:
                 yield None
             masks = [self._carried(name, page, walk.step) for name in object_ids]
