@@ -29,6 +29,8 @@ from backend.rle import encode_mask
 from x2sam.structures import Mask
 
 Item = dict[str, Any]
+DOUBTFUL = 0.5
+"""How probable it is that a tracked mask is wrong, from which on its region says so."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def region_items(control: ControlTag, place: Place, mask: Mask, tolerance: float
             "original_height": height,
             "image_rotation": 0,
         }
-        item = _with_page(_with_score(item, mask.score), place.page)
+        item = _with_doubt(_with_page(_with_score(item, mask.score), place.page), mask.doubt)
         for tag, kind, labelled in _results_of(control):
             label = {kind: [place.label]} if labelled else {}
             items.append({**item, "from_name": tag, "type": kind, "value": {**value, **label}})
@@ -101,6 +103,14 @@ def _with_page(item: Item, page: int | None) -> Item:
 def _with_score(item: Item, score: float) -> Item:
     score = _finite(score)
     return item if score is None else {**item, "score": score}
+
+
+def _with_doubt(item: Item, doubt: float | None) -> Item:
+    """A tracked mask that is probably wrong says so in the region's panel, where it stays when it is accepted."""
+    doubt = None if doubt is None else _finite(doubt)
+    if doubt is None or doubt < DOUBTFUL:
+        return item
+    return {**item, "meta": {"text": [f"Look at this one: {100 * doubt:.0f} % likely to be wrong"]}}
 
 
 def _finite(score: float) -> float | None:

@@ -130,3 +130,13 @@ def test_sentences():
     assert text_item(each, "image", "Found it.", page=3)["item_index"] == 3
     result = [item, text_item(each, "image", "x", 3)]
     assert not LabelInterface(XML).validate_prediction({"result": result}, return_errors=True)
+
+
+@pytest.mark.parametrize(("doubt", "told"), [(None, None), (0.2, None), (0.634, "63 %"), (float("nan"), None)])
+def test_a_tracked_mask_that_is_probably_wrong_says_so(doubt, told):
+    (item,) = region_items(
+        CONFIG.controls["bits"], Place("obj1", "image", "B", SIZE, 4), Mask(blob(), 0.9, doubt=doubt)
+    )
+    assert ("meta" in item) == (told is not None)
+    if told is not None:
+        assert told in item["meta"]["text"][0]
