@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from x2sam.inference.clip_objects import Sighting
 
-CONTINUES = 0.5
-"""Overlap (IoU) above which a thing is that of another frame: the published rule for ids from frame to frame."""
+CONTINUES = 0.3
+"""Overlap (IoU) above which a finding is the thing that arrives: less than the 0.5 of the published rule for ids from
+one frame to the next, since several frames lie between."""
 SAME = 0.7
 """Overlap above which two masks show the same thing, whatever it is called."""
 COVERED = 0.7
@@ -23,9 +25,19 @@ COVERED = 0.7
 MOST_OBJECTS = 32
 """Of one search: each is carried by itself, so more would take a clip's whole time limit."""
 
-Carry = Callable[[Mapping[int, Sighting], Sequence[int]], Iterator[tuple[int, Mapping[int, np.ndarray]]]]
-"""Sightings of one frame by number, and further frames in the order of the walk, to the masks bool (H, W) by number on
-each of these frames."""
+
+class Walk(Protocol):
+    """Things on their way from one frame to others in one direction, by number."""
+
+    def to(self, frame: int) -> Mapping[int, np.ndarray]:
+        """Their masks bool (H, W) on the next frame; an empty one, or none, where a thing is out of sight."""
+
+    def confirm(self, frame: int, seen: Mapping[int, Sighting]) -> None:
+        """What some of them turned out to be on the frame that was come to last: the way goes on from there."""
+
+
+Carry = Callable[[Mapping[int, Sighting]], Walk]
+"""Begins a walk from sightings of one frame."""
 
 
 @dataclass(eq=False)
@@ -91,7 +103,7 @@ class Joining:
     things:   per category, whether it is counted one by one; all findings of another one are one object
     one_each: every category means one object at most (a phrase, or the phrases of a description)
     prefer:   with ``one_each``, the frame that decides which one where it is found there at least half surely
-    stones:   frames between two of those with sightings that are carried over as well: shorter ways lose less
+    stones:   frames between two of those with sightings that are carried over as well: shorter steps lose less
     """
 
     sightings: Sequence[Sighting]
@@ -99,7 +111,7 @@ class Joining:
     things: Sequence[bool] = ()
     one_each: bool = False
     prefer: int | None = None
-    stones: int = 1
+    stones: int = 2
     groups: list[Group] = field(default_factory=list)
     left_out: int = 0
 
@@ -117,11 +129,22 @@ class Joining:
         while self._round:
             seeds, frame = self._round, self._round[0].members[0].frame
             for path in (self._path(frame, 1), self._path(frame, -1)):
-                if path:
-                    for at, masks in self.carry({group.number: group.members[0] for group in seeds}, path):
-                        self._absorb(at, masks)
-                        yield
+                if self._wanted(path):
+                    yield from self._go(self.carry({group.number: group.members[0] for group in seeds}), path)
             self._round = self._begin()
+
+    def _go(self, walk: Walk, path: Sequence[int]) -> Iterator[None]:
+        """Along a path, as long as there is something to compare with ahead."""
+        for number, frame in enumerate(path):
+            if not self._wanted(path[number:]):
+                return
+            seen = self._absorb(frame, walk.to(frame))
+            if seen and self._wanted(path[number + 1 :]):
+                walk.confirm(frame, seen)
+            yield
+
+    def _wanted(self, path: Sequence[int]) -> bool:
+        return any(one.frame in path for one in self._free)
 
     def objects(self) -> list[Group]:
         """What was joined so far, in the order in which it was begun."""
@@ -165,11 +188,8 @@ class Joining:
         return left > max((group.weight for group in own), default=0.0)
 
     def _path(self, frame: int, step: int) -> list[int]:
-        """The frames to carry to in one direction, up to the last one where there is something to compare with."""
+        """The frames to carry to in one direction."""
         ahead = sorted((f for f in self._frames if (f - frame) * step > 0), key=lambda f: f * step)
-        wanted = {one.frame for one in self._free}
-        while ahead and ahead[-1] not in wanted:
-            ahead.pop()
         path, before = [], frame
         for at in ahead:
             between = np.linspace(before, at, self.stones + 2).round().astype(int).tolist()
@@ -177,8 +197,8 @@ class Joining:
             before = at
         return path
 
-    def _absorb(self, frame: int, masks: Mapping[int, np.ndarray]) -> None:
-        """Gives the findings of a frame to the objects that arrive there."""
+    def _absorb(self, frame: int, masks: Mapping[int, np.ndarray]) -> dict[int, Sighting]:
+        """Gives the findings of a frame to the objects that arrive there; these by the number of the object."""
         here = [(one, outline) for one in self._free if one.frame == frame if (outline := _of(one)) is not None]
         arrived = [(self.groups[n], outline) for n, mask in masks.items() if (outline := _Outline.of(mask)) is not None]
         pairs = [
@@ -186,18 +206,18 @@ class Joining:
             for group, there in arrived
             for one, outline in here
         ]
-        used_groups: set[int] = set()
-        used: list[Sighting] = []
+        taken: dict[int, Sighting] = {}
         for overlap, group, one, related in sorted(pairs, key=lambda pair: (-pair[0], pair[1].number)):
-            if group.number in used_groups or one in used or overlap <= (CONTINUES if related else SAME):
+            if group.number in taken or one in taken.values() or overlap <= (CONTINUES if related else SAME):
                 continue
             if related or not self.one_each:
                 group.members.append(one)
-                used_groups.add(group.number)
-                used.append(one)
+                taken[group.number] = one
+        used = list(taken.values())
         for group, there in arrived:
             used += [o for o, outline in here if self._related(group, o) and there.covers(outline) > COVERED]
         self._free = [one for one in self._free if one not in used]
+        return taken
 
     @staticmethod
     def _related(group: Group, one: Sighting) -> bool:

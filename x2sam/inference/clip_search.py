@@ -134,21 +134,8 @@ class ClipSearch:
             self._joining = Joining(self._sightings, self._carry, self._things, one_each, self._first)
         return self._joining
 
-    def _carry(self, seeds: Mapping[int, Sighting], path: Sequence[int]) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
-        """See :data:`x2sam.inference.clip_join.Carry`."""
-        session = self._session
-        start = next(iter(seeds.values())).frame
-        objects = []
-        for number, seed in seeds.items():
-            mask = seed.finding.mask()
-            thing = session.thing_of(start, str(number), mask, self._priority)
-            thing.anchors[start] = Anchor(start, mask, seed.score)
-            objects.append(thing)
-        track = ObjectTrack(session.looking.model, objects, self._memory)
-        for frame in (start, *path):
-            stop = session.advance(track, frame, frame == start, self._priority)
-            if frame != start:
-                yield frame, {int(number): mask for number, (mask, _) in stop.found.items()}
+    def _carry(self, seeds: Mapping[int, Sighting]) -> _Carried:
+        return _Carried(self._session, seeds, self._memory, self._priority)
 
     def _stream(self) -> Iterator[FrameMasks | None]:
         looking = self._session.looking
@@ -176,6 +163,34 @@ class ClipSearch:
         while len(self._streamed) > STREAMED_OBJECTS:
             oldest = next(iter(self._streamed))  # not seen for the longest time
             del self._streamed[oldest], self._names[oldest]
+
+
+class _Carried:
+    """Findings carried by the memory of their masks; see :class:`x2sam.inference.clip_join.Walk`."""
+
+    def __init__(self, session: Session, seeds: Mapping[int, Sighting], memory: str, priority: Priority):
+        self._session, self._priority = session, priority
+        start = next(iter(seeds.values())).frame
+        self._things = {
+            number: session.thing_of(start, str(number), seed.finding.mask(), priority)
+            for number, seed in seeds.items()
+        }
+        self._track = ObjectTrack(session.looking.model, list(self._things.values()), memory)
+        self._anchor(start, seeds)
+        session.advance(self._track, start, True, priority)
+
+    def to(self, frame: int) -> dict[int, np.ndarray]:
+        stop = self._session.advance(self._track, frame, False, self._priority)
+        return {int(number): mask for number, (mask, _) in stop.found.items()}
+
+    def confirm(self, frame: int, seen: Mapping[int, Sighting]) -> None:
+        """The frame is walked once more, with what was found there as known masks."""
+        self._anchor(frame, seen)
+        self._session.advance(self._track, frame, False, self._priority)
+
+    def _anchor(self, frame: int, seen: Mapping[int, Sighting]) -> None:
+        for number, one in seen.items():
+            self._things[number].anchors[frame] = Anchor(frame, one.finding.mask(), one.score)
 
 
 def sampled(frames: Sequence[int], first: int | None = None, most: int = SAMPLED) -> list[int]:
