@@ -1,0 +1,158 @@
+"""A clip from its import to the saved annotation: an object is prompted on one page, tracked over all of them, mended
+by hand on another, tracked again, and submitted. The model is the embedded one, and the clip's truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from saved_masks import on_pages
+from video_place import VideoPlace
+from workplace import NANO
+
+PAGES, HEIGHT, WIDTH, RADIUS = 24, 240, 320, 28
+CLICKED, LOOKED_AT, EDITED = 4, (0, 19), 11  # pages 5, 1, 20 and 12, as the editor counts
+CONTROL, LABEL = "track_point", "Object 1"
+
+pytestmark = pytest.mark.skipif(not NANO.is_file(), reason="x2sam/checkpoints/nano is not there")
+
+
+def middle(page: int) -> tuple[float, float]:
+    return 60 + 8.5 * page, 130 + 30 * np.sin(page / 4)
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    """bool (H, W)"""
+    rows, cols = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    return (cols - x) ** 2 + (rows - y) ** 2 < radius**2
+
+
+def ball(page: int) -> np.ndarray:
+    """The truth, bool (H, W)."""
+    return disc(*middle(page), RADIUS)
+
+
+def hat(page: int) -> np.ndarray:
+    """What sits on the ball and does not belong to it, bool (H, W). The model takes it along."""
+    x, y = middle(page)
+    return disc(x, y - RADIUS - 6, 16) & ~ball(page)
+
+
+def write_clip(path: Path) -> Path:
+    """A red ball with a yellow hat, moving over an uneven ground."""
+    rows, cols = np.mgrid[:HEIGHT, :WIDTH]
+    ground = np.stack([40 + rows // 8, 90 + 25 * np.sin(cols / 29), 60 + 20 * np.cos(rows / 17)], -1).astype(np.uint8)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=10, options={"crf": "12", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for page in range(PAGES):
+            picture = ground.copy()
+            picture[ball(page)] = (210, 60, 40)
+            picture[hat(page)] = (235, 210, 60)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def clip(nano, label_studio, tmp_path):
+    """The project and the task of the imported clip, served by the backend with the embedded model."""
+    place = VideoPlace(label_studio, nano.url, nano.environment, write_clip(tmp_path / "disc.mp4"))
+    project = place.project("video_frames", show_collab_predictions=False)
+    assert "1 tasks made." in place.run("import", place.clip, "--project", project)
+    label_studio.attach_backend(project, nano.url)
+    (task,) = place.tasks(project)
+    assert len(task["data"]["frames"]) == PAGES
+    return project, task["id"]
+
+
+def percent(x: float, y: float) -> tuple[float, float]:
+    return 100 * x / WIDTH, 100 * y / HEIGHT
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return (one & other).sum() / (one | other).sum()
+
+
+def masks(items) -> dict[int, np.ndarray]:
+    return {page: mask for page, (_, mask) in on_pages(items).items()}
+
+
+def names(items) -> dict[int, str]:
+    return {page: name for page, (name, _) in on_pages(items).items()}
+
+
+def stored_as(items, page: int) -> str:
+    """The mask of a page as it is stored, to the last bit."""
+    (url,) = [
+        item["value"]["imageDataURL"]
+        for item in items
+        if item["type"] == "bitmasklabels" and item["item_index"] == page
+    ]
+    return url
+
+
+def share(mask: np.ndarray, of: np.ndarray) -> float:
+    return (mask & of).sum() / of.sum()
+
+
+def erase_the_hat(editor) -> None:
+    """On the page of the correction: one long stroke to and fro."""
+    x, y = middle(EDITED)
+    rows = np.arange(y - RADIUS - 24, y - RADIUS - 3, 5)
+    ends = (x - 18, x + 18)
+    path = [percent(end, row) for number, row in enumerate(rows) for end in (ends if number % 2 == 0 else ends[::-1])]
+    editor.choose_kept(*percent(x, y))
+    editor.erase(*path)
+    editor.let_go()
+
+
+def test_one_click_all_pages_a_correction_and_the_rest_follows(editor, clip, saved):
+    editor.open(*clip)
+    editor.switch_on()
+    editor.show_page(CLICKED)
+    editor.choose("7", f"{CONTROL}: {LABEL}")
+    editor.take_up_by_button(CONTROL)
+    asked = editor.click(*percent(*middle(CLICKED)))
+    assert [region["item_index"] for region in asked.context] == [CLICKED]
+    assert f"tracked {PAGES} pages" in asked.told()
+    editor.accept()
+    first = editor.results()
+    tracked = masks(first)
+    assert set(tracked) == set(range(PAGES))
+    for page in LOOKED_AT:
+        editor.show_page(page)
+        editor.picture(f"page {page + 1}")
+    assert min(iou(mask, ball(page) | hat(page)) for page, mask in tracked.items()) > 0.7
+
+    editor.show_page(EDITED)
+    erase_the_hat(editor)
+    edited = editor.results()
+    mine = masks(edited)[EDITED]
+    assert not (mine & ~tracked[EDITED]).any()
+    assert share(mine, hat(EDITED)) < 0.2 < 0.9 < share(mine, ball(EDITED))
+    assert all((masks(edited)[page] == mask).all() for page, mask in tracked.items() if page != EDITED)
+    editor.wait_saved()
+
+    again = editor.type("track")
+    others = {page: name for page, name in names(first).items() if page not in (CLICKED, EDITED)}
+    assert names(again.items) == others, "each under its id; not the page of the click, and not the mended one"
+    editor.accept()
+    items = saved(editor.submit())
+    final = masks(items)
+    assert names(items) == names(first)
+    assert stored_as(items, EDITED) == stored_as(edited, EDITED)
+    assert (final[EDITED] == mine).all()
+    assert (final[CLICKED] == tracked[CLICKED]).all()
+    assert all((final[page] == mask).all() for page, mask in masks(again.items).items())
+    assert share(final[EDITED - 1], hat(EDITED - 1)) < 0.5 * share(tracked[EDITED - 1], hat(EDITED - 1))
+    before, after = (np.mean([iou(found[page], ball(page)) for page in others]) for found in (tracked, final))
+    assert after > before, "pages that nobody touched are better than before"
+
+    editor.reopen()
+    assert names(editor.results()) == names(items)
+    assert all((mask == final[page]).all() for page, mask in masks(editor.results()).items())
+    editor.show_page(EDITED)
+    editor.picture("reopened")
