@@ -13,6 +13,7 @@ _BINS = (16, 16, 16)  # of the colours of the whole object: lightness, a, b
 _LOCAL_BINS = (7, 6, 6)  # coarser, because each place sees few cells
 _PLACE = 8  # cells along a side of a place
 _REACH = 2.0  # places that a place's colours spread over, standard deviation
+_REACHED = int(4 * _REACH)  # places that the blur reaches at all, to either side
 _MOST = 4.0  # evidence is cut off here
 
 
@@ -82,14 +83,25 @@ class ColourMemory:
         return np.clip(ratio, -_MOST, _MOST).astype(np.float32)
 
 
+def _bound(place: float, count: int) -> int:
+    return int(np.clip(place, 0, count - 1))
+
+
 class LocalColours:
     """Colours inside and outside by place, of one frame: a neighbour of the object that looks like one of its parts
     elsewhere is not mistaken for it.
 
-    lab: uint8 (h, w, 3); inside: float32 (h, w)
+    lab: uint8 (h, w, 3); inside: float32 (h, w); x, y: float32, the places that will be asked for: others are left out
     """
 
-    def __init__(self, lab: np.ndarray, inside: np.ndarray):
+    def __init__(self, lab: np.ndarray, inside: np.ndarray, x: np.ndarray, y: np.ndarray):
+        top, bottom = (_bound(edge(y), inside.shape[0]) for edge in (np.min, np.max))
+        left, right = (_bound(edge(x), inside.shape[1]) for edge in (np.min, np.max))
+        # A place hears of those within reach of the blur's window.
+        reach = (_REACHED + 1) * _PLACE
+        top, left = max(0, top - top % _PLACE - reach), max(0, left - left % _PLACE - reach)
+        self._begin = (top, left)
+        lab, inside = (a[top : bottom + reach, left : right + reach] for a in (lab, inside))
         height, width = inside.shape
         self.grid = (-(-height // _PLACE), -(-width // _PLACE))
         self.colours = int(np.prod(_LOCAL_BINS))
@@ -104,14 +116,15 @@ class LocalColours:
 
     def _spread(self, count: np.ndarray) -> np.ndarray:
         count = count.astype(np.float32).reshape(*self.grid, self.colours)
-        count = cv2.GaussianBlur(count, (0, 0), _REACH, borderType=cv2.BORDER_CONSTANT)
+        side = 2 * _REACHED + 1
+        count = cv2.GaussianBlur(count, (side, side), _REACH, borderType=cv2.BORDER_CONSTANT)
         count = count.reshape(*self.grid, *_LOCAL_BINS)
         return _lend(count, (2, 3, 4))
 
     def evidence(self, lab: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """float32 (h, w) for colours ``lab`` uint8 (h, w, 3) that were at ``x``, ``y`` float32 (h, w) on the frame."""
-        row = np.clip(y / _PLACE, 0, self.grid[0] - 1).astype(np.int32)
-        col = np.clip(x / _PLACE, 0, self.grid[1] - 1).astype(np.int32)
+        row = np.clip((y - self._begin[0]) / _PLACE, 0, self.grid[0] - 1).astype(np.int32)
+        col = np.clip((x - self._begin[1]) / _PLACE, 0, self.grid[1] - 1).astype(np.int32)
         place = row * np.int32(self.grid[1]) + col
         return self._evidence[place * np.int32(self.colours) + colour_bins(lab, _LOCAL_BINS)]
 

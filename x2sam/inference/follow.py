@@ -167,7 +167,7 @@ class Follower:
         back = scenery.flow.back[window]
         x = back[..., 0] + np.arange(scenery.shape[1], dtype=np.float32)[window[1]]
         y = back[..., 1] + np.arange(scenery.shape[0], dtype=np.float32)[window[0], None]
-        return LocalColours(scenery.before, self.mask).evidence(scenery.lab[window], x, y)
+        return LocalColours(scenery.before, self.mask, x, y).evidence(scenery.lab[window], x, y)
 
     def decide(self, scenery: Scenery, carried: np.ndarray | None, net: np.ndarray) -> np.ndarray:
         """float32 (h, w) 0..1: where the object is; all zeros where it is not in sight."""

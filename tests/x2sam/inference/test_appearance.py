@@ -58,11 +58,11 @@ def test_the_same_colour_counts_by_its_place():
     inside = np.zeros(SIZE, np.float32)
     inside[:, :21] = 1
     x, y = np.meshgrid(np.arange(SIZE[1], dtype=np.float32), np.arange(SIZE[0], dtype=np.float32))
-    found = LocalColours(lab, inside).evidence(lab, x, y)
+    found = LocalColours(lab, inside, x, y).evidence(lab, x, y)
     assert found[:, :18].mean() > 1 and found[:, 46:].mean() < -1
     # The frame has moved: cells are asked for where they were before.
-    assert LocalColours(lab, inside).evidence(lab, x * 0, y).mean() > -4
-    unseen = LocalColours(lab, inside).evidence(flat((250, 128, 250)), x, y)
+    assert LocalColours(lab, inside, x * 0, y).evidence(lab, x * 0, y).mean() > -4
+    unseen = LocalColours(lab, inside, x, y).evidence(flat((250, 128, 250)), x, y)
     assert np.abs(unseen).max() < 0.1
 
 
@@ -89,4 +89,18 @@ def test_a_frame_without_the_object_teaches_nothing():
 def test_any_size_has_places(shape):
     lab = np.full((*shape, 3), 90, np.uint8)
     x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
-    assert LocalColours(lab, np.ones(shape, np.float32)).evidence(lab, x, y).shape == shape
+    assert LocalColours(lab, np.ones(shape, np.float32), x, y).evidence(lab, x, y).shape == shape
+
+
+def test_places_that_nobody_asks_for_change_nothing():
+    """What is asked about a part of the frame is the same as when all of it is asked for."""
+    rng = np.random.default_rng(0)
+    lab = rng.integers(100, 156, (200, 280, 3)).astype(np.uint8)
+    inside = rng.random((200, 280)).astype(np.float32)
+    y, x = (grid.astype(np.float32) for grid in np.mgrid[:200, :280])
+    whole = LocalColours(lab, inside, x, y).evidence(lab, x, y)
+    for part in (np.s_[5:30, 100:140], np.s_[150:200, 240:280], np.s_[0:8, 0:8]):
+        places = x[part] + 3.4, y[part] - 2.7
+        found = LocalColours(lab, inside, *places).evidence(lab[part], *places)
+        expected = LocalColours(lab, inside, x, y).evidence(lab[part], *places)
+        assert np.array_equal(found, expected) and found.shape == whole[part].shape
