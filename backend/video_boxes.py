@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from backend.geometry import Box, Size, box_to_percent, corners_to_box, mask_to_box, percent_to_corners
+from x2sam.data.video_index import SLACK
 
 CLOSE_ENOUGH = 0.95
 _DIGITS = 6  # of percents: a millionth of a percent is far below a pixel
-_SAME_MOMENT = 1e-3  # frames; time stamps are rounded to their time base
 
 Keyframe = dict[str, Any]
 
@@ -38,7 +38,7 @@ def frame_numbers(times: Sequence[float], framerate: float) -> np.ndarray:
 
     The inverse of :func:`x2sam.data.video_index.frames_at_rate` where no frame of the file is skipped.
     """
-    return np.ceil(np.asarray(times, np.float64) * framerate - _SAME_MOMENT).astype(np.int64) + 1
+    return np.ceil((np.asarray(times, np.float64) - SLACK) * framerate).astype(np.int64) + 1
 
 
 def boxes_to_sequence(

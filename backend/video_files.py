@@ -159,7 +159,10 @@ class ClipFrames(Sequence):
             raise LabelConfigError(f"At {rate:g} frames per second the video has more than {_MOST_FRAMES} frames.")
         self.rate, self.video = rate, video
         self._files = files
-        self._numbers, self.shown = np.unique(frames_at_rate(video.times, rate), return_inverse=True)
+        shown = frames_at_rate(video.times, rate)
+        gap = np.diff(video.times)[-1:].sum() or 1 / rate
+        count = max(int((video.times[-1] + gap) * rate + 0.5), 1)  # as many as the editor counts
+        self._numbers, self.shown = np.unique(shown[:count], return_inverse=True)
 
     def __len__(self) -> int:
         return len(self._numbers)

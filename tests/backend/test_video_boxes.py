@@ -217,6 +217,13 @@ def test_even_times_are_numbered_one_by_one():
         assert frame_numbers(times, rate).tolist() == list(range(1, 501))
 
 
+def test_times_that_were_rounded_to_thousandths_show_every_frame():
+    for rate in (24, 25, 30000 / 1001, 60000 / 1001, 120):
+        times = np.round(np.arange(500) / rate, 3)
+        assert frames_at_rate(times, rate).tolist() == list(range(500))
+        assert frame_numbers(times, rate).tolist() == list(range(1, 501))
+
+
 def test_uneven_times():
     times = [0, 1 / 24, 2 / 24, 5 / 24, 6 / 24]
     assert frames_at_rate(times, 24).tolist() == [0, 1, 2, 2, 2, 3, 4]
@@ -231,6 +238,6 @@ def test_every_moment_shows_the_frame_of_that_moment(steps, rate):
     shown = frames_at_rate(times, rate)
     assert (np.diff(shown) >= 0).all()
     moments = np.arange(len(shown)) / rate
-    assert (times[shown] <= moments + 0.01 / rate).all()
+    assert (times[shown] <= moments + 0.001 + 1e-9).all()
     after = shown + 1 < len(times)
     assert (times[shown[after] + 1] > moments[after]).all()

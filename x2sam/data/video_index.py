@@ -18,7 +18,9 @@ from x2sam.errors import FramesError
 Progress = Callable[[int], None]
 """Called with the number of pictures seen so far."""
 
-_SLACK = 1e-3  # of a step
+SLACK = 1e-3
+"""Seconds by which a frame may begin after its moment and count as shown then: files round their time stamps, Matroska
+to a thousandth, and players look a little late for that reason."""
 _MARK = b"x2sam-index-1 "
 
 
@@ -83,9 +85,8 @@ def frames_at_rate(times: Sequence[float], rate: float) -> np.ndarray:
         return np.zeros(0, np.int64)
     gaps = np.diff(times)
     end = times[-1] + (gaps[-1] if len(gaps) else 1 / rate)
-    # Time stamps are rounded to their time base, so a frame may begin a little after its moment.
-    slack = min(_SLACK / rate, float(gaps[gaps > 0].min(initial=math.inf)) / 2)
-    moments = np.arange(max(math.ceil(end * rate - _SLACK), 1)) / rate
+    slack = min(SLACK, float(gaps[gaps > 0].min(initial=math.inf)) / 2)
+    moments = np.arange(max(math.ceil((end - slack) * rate), 1)) / rate
     return np.maximum(np.searchsorted(times, moments + slack, side="right") - 1, 0)
 
 
