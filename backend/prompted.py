@@ -57,7 +57,8 @@ def answer_context(services: Services, task: Task, config: LabelConfig, context:
     if _teaches(services, task, context.regions, work):
         hints = replies.ALT_CLICK
         if carrier.can_track and any(config.is_text_prompt(name) for name in config.controls):
-            hints += f" {replies.TRACK}"
+            tracked = any(map(carrier.tracks, context.regions))
+            hints += f" {replies.MEND if tracked else replies.TRACK}"
         given = [replace(reply, sentence=f"{reply.sentence} {hints}") for reply in given]
     return request.answer(given)
 

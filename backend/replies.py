@@ -13,6 +13,7 @@ UNSURE = 0.5
 _LEAST_SURE = 3
 _MOST_TOLD = 8
 TRACK = "Type “track” to carry it over all pages (“track forward”, “track backward”, “track 20”)."
+MEND = "To correct it, mend one page with the brush, eraser or a click, and type “track”: the others follow."
 NOTHING_TO_TRACK = (
     "There is nothing to track: click on an object or draw a box around it, wait until Label Studio has saved that "
     "(5 seconds), then type “track” again."

@@ -166,7 +166,8 @@ Open a task and switch on "Auto-Annotation" at the bottom. Leave "Auto-Accept Su
   - press 1 and click once more to add to it, or Alt + click on what does not belong;
   - the tick beside "suggestions" keeps the mask, the cross throws it away. Keep one before you go on to the next;
   - for a box press R, then 3, and draw it; K and 1 go back to clicks;
-  - or type what you look for ("the bus") into the prompt field and press Enter: the answer stands beside it.
+  - or type what you look for ("the bus") into the prompt field and press Enter: the answer stands beside it;
+  - in the clip press 7, click the pink button of the tools, and click on the chair: it is tracked over all pages.
 More is in label_config/guide/README.md.
 """
 

@@ -56,7 +56,7 @@ def test_a_click_with_a_track_label_fills_all_pages(desk, engine):
         np.testing.assert_array_equal(pixels(item), moved(pixels(items[4]), page - 4))
         assert item["value"]["brushlabels"] == ["Object 1"]
     (sentence,) = sentences(entry)
-    assert "Object 1: tracked 10 pages." in sentence
+    assert "Object 1: tracked 10 pages." in sentence and "mend one page" in sentence
     assert "Least sure: page 10 (90 %), page 1 (92 %), page 9 (92 %)." in sentence
     assert "type" not in sentence.split("tracked")[1].split(".")[0]
 

@@ -13,12 +13,13 @@ import demo
 import numpy as np
 import pytest
 from PIL import Image
-from saved_masks import masks_of
+from saved_masks import masks_of, on_pages
 from workplace import NANO, ROOT
 
 GUIDE = ROOT / "label_config" / "guide"
 SHADOW = (46.0, 76.0)  # percent: what lies under the bus in the picture of the first click
 CHAIR = (17.0, 18.0)
+MENDED = 29  # the last page of the clip, counted from 0
 WIDTH, QUALITY, LARGEST = 1100, 80, 150_000
 
 pytestmark = pytest.mark.skipif(not NANO.is_file(), reason="x2sam/checkpoints/nano is not there")
@@ -131,10 +132,17 @@ def test_words_as_the_demo_tells(editor, made, saved, keep):
     assert all((one == other).all() for one, other in zip(stored, found, strict=True))
 
 
-def test_a_page_of_the_clip(editor, made, label_studio, saved, keep):
+@pytest.fixture
+def clip(made, label_studio):
+    """The project of the demo's clip, and a task with the same pages on which nobody has worked."""
     projects, _ = made
-    (task,) = label_studio.api("GET", f"/api/tasks?project={projects.clip}&fields=all")["tasks"]
-    editor.open(projects.clip, task["id"])
+    first = label_studio.api("GET", f"/api/tasks?project={projects.clip}&fields=all")["tasks"][0]
+    (task,) = label_studio.import_tasks(projects.clip, [{"frames": first["data"]["frames"]}])
+    return projects.clip, task
+
+
+def test_a_page_of_the_clip(editor, clip, saved, keep):
+    editor.open(*clip)
     editor.switch_on()
     editor.next_page()
     editor.choose("1", "point: Object 1")
@@ -148,3 +156,53 @@ def test_a_page_of_the_clip(editor, made, label_studio, saved, keep):
     assert [item["item_index"] for item in items if item["type"] == "bitmasklabels"] == [1]
     ((_, stored),) = masks_of(items)
     assert (stored == mask).all()
+
+
+def test_a_track_and_a_correction_as_the_demo_tells(editor, clip, made, saved, keep):
+    _, told = made
+    assert "press 7, click the pink button of the tools, and click on the chair" in told
+    editor.open(*clip)
+    editor.switch_on()
+    editor.choose("7", "track_point: Object 1")
+    assert editor.take_up_by_button("track_point") == 1, "one click on the pink button is enough"
+    answer = editor.click(*CHAIR)
+    first = on_pages(answer.items)
+    assert len(first) == MENDED + 1
+    assert at(first[0][1], *CHAIR)
+    keep("8-tracked")
+    editor.accept()
+    editor.show_page(MENDED)
+    keep("9-a-page")
+
+    name, before = first[MENDED]
+    assert editor.choose_kept(*deepest(before)) == name
+    editor.erase(*left_edge(before))
+    keep("10-mended")
+    editor.let_go()
+    after, mine = on_pages(editor.results())[MENDED]
+    assert after == name
+    assert 0 < mine.sum() < before.sum()
+    editor.wait_saved()
+    again = on_pages(editor.type("track").items)
+    assert MENDED not in again
+    keep("11-followed")
+    editor.accept()
+    stored = on_pages(saved(editor.submit()))
+    assert {page: name for page, (name, _) in stored.items()} == {page: name for page, (name, _) in first.items()}
+    assert (stored[MENDED][1] == mine).all()
+    assert all((stored[page][1] == mask).all() for page, (_, mask) in again.items())
+
+
+def deepest(mask):
+    """The place of a mask, in percent, that is farthest from its rim."""
+    from scipy.ndimage import distance_transform_edt
+
+    row, column = np.unravel_index(np.argmax(distance_transform_edt(mask)), mask.shape)
+    return 100 * (column + 0.5) / mask.shape[1], 100 * (row + 0.5) / mask.shape[0]
+
+
+def left_edge(mask):
+    """A stroke down along the left rim of a mask, places in percent."""
+    column = np.flatnonzero(mask.any(0))[0] + 5
+    rows = np.flatnonzero(mask[:, : column + 5].any(1))
+    return [(100 * column / mask.shape[1], 100 * row / mask.shape[0]) for row in (rows[0] - 5, rows[-1] + 5)]
