@@ -16,6 +16,7 @@ from backend.settings import Settings
 
 _SECONDS = 300.0
 _PAGE = 50
+_LISTED = 500
 _TRIES = 4
 _PAUSE = 0.5
 _SAFE = frozenset({"GET", "PATCH"})
@@ -27,6 +28,10 @@ class LabelStudioError(BackendError):
 
 class NotThereError(LabelStudioError):
     """Label Studio has no such project or task, or does not show it to this user."""
+
+
+class TooLongError(LabelStudioError):
+    """An answer is longer than what is read at once."""
 
 
 class LabelStudioApi:
@@ -61,6 +66,59 @@ class LabelStudioApi:
             seen, page = seen + len(answer["tasks"]), page + 1
             if not answer["tasks"] or seen >= answer["total"]:
                 return
+
+    def listing(self, project: int) -> Iterator[tuple[int, str]]:
+        """Id and time of the last change of each task, in order of their ids.
+
+        ``review`` keeps Label Studio from asking ML backends for predictions of what it lists.
+        """
+        last = 0
+        while True:
+            tasks = self._tasks_from(project, last + 1, None, _LISTED, whole=False)
+            yield from ((task["id"], str(task.get("updated_at") or "")) for task in tasks)
+            if len(tasks) < _LISTED:
+                return
+            last = tasks[-1]["id"]
+
+    def whole_tasks(self, project: int, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Tasks with their annotations and predictions, data as it was imported; ``ids`` in order, and those of the
+        project in between. One by one where several are too much for one answer."""
+        try:
+            yield from self._tasks_from(project, ids[0], ids[-1], len(ids), whole=True)
+        except TooLongError:
+            if len(ids) == 1:
+                raise
+            for task in ids:
+                yield from self._tasks_from(project, task, task, 1, whole=True)
+
+    def _tasks_from(self, project: int, first: int, last: int | None, count: int, whole: bool) -> list[dict[str, Any]]:
+        if last is None:
+            wanted = {"filter": "filter:tasks:id", "operator": "greater_or_equal", "type": "Number", "value": first}
+        else:
+            span = {"min": first, "max": last}
+            wanted = {"filter": "filter:tasks:id", "operator": "in", "type": "Number", "value": span}
+        query = {"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": [wanted]}}
+        given = {"project": project, "page": 1, "page_size": count, "review": "true", "resolve_uri": "false"}
+        fields = {"fields": "all"} if whole else {"include": "id,updated_at"}
+        params = urlencode({**given, **fields, "query": json.dumps(query)})
+        return self._call("GET", f"/api/tasks?{params}", f"the tasks of project {project}")["tasks"]
+
+    def predict(self, predictions: Sequence[Mapping[str, Any]]) -> None:
+        """Adds predictions, each with its ``task``."""
+        for body in predictions:
+            self._call("POST", "/api/predictions/", f"a prediction of task {body['task']}", dict(body))
+
+    def predictions(self, task: int) -> list[dict[str, Any]]:
+        """The predictions of a task."""
+        return self._call("GET", f"/api/predictions/?task={task}", f"the predictions of task {task}")
+
+    def annotations(self, task: int) -> list[dict[str, Any]]:
+        """The annotations of a task."""
+        return self._call("GET", f"/api/tasks/{task}/annotations/", f"the annotations of task {task}")
+
+    def annotate(self, task: int, result: Sequence[Mapping[str, Any]]) -> None:
+        """Adds an annotation to a task, as the user of the token."""
+        self._call("POST", f"/api/tasks/{task}/annotations/", f"an annotation of task {task}", {"result": list(result)})
 
     def add_tasks(self, project: int, data: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of new tasks, in the order of their data."""
@@ -103,6 +161,8 @@ class LabelStudioApi:
             try:
                 reply = self._client.ask(method, path, body, _SECONDS)
             except NoAnswer as error:
+                if "longer than" in str(error):
+                    raise TooLongError(f"Label Studio's answer to {what} can't be read: {error}.") from error
                 if attempt == tries:
                     raise LabelStudioError(
                         f"Label Studio at {self.url} can't be reached ({error}); check LABEL_STUDIO_URL and run the "

@@ -57,11 +57,11 @@ def decode_alpha(rle: Sequence[int] | bytes, height: int, width: int) -> np.ndar
     out = np.empty(count, np.uint8)
     done = 0
     while done < count:
-        repeat = reader.read(1)
-        end = done + reader.read(fields[reader.read(2)]) + 1
+        repeat, length, value = reader.read_run(fields, word)
+        end = done + length
         if end > count:
             raise RunLengthError("The brush mask is damaged: a run goes past the end of the picture.")
-        out[done:end] = reader.read(word) if repeat else reader.read_words(end - done, word)
+        out[done:end] = value if repeat else reader.read_words(length, word)
         done = end
     return out.reshape(height, width, _CHANNELS)[..., 3].copy()
 
@@ -133,6 +133,22 @@ class _BitReader:
         first, last = start >> 3, (start + bits + 7) >> 3
         window = int.from_bytes(self._data[first:last], "big")
         return window >> (8 * last - start - bits) & ((1 << bits) - 1)
+
+    def read_run(self, fields: Sequence[int], word: int) -> tuple[bool, int, int]:
+        """Whether the next run repeats a word, its length, and that word. One look at the bytes: masks have thousands
+        of runs."""
+        position = self._position
+        first = position >> 3
+        # what lies behind the end reads as zeros and is refused by _advance
+        window = int.from_bytes(self._data[first : first + 5].ljust(5, b"\0"), "big")
+        left = 40 - (position & 7) - 3
+        code = window >> left & 7
+        bits = fields[code & 3]
+        left -= bits
+        length = (window >> left & ((1 << bits) - 1)) + 1
+        repeat = code > 3
+        self._advance(3 + bits + word if repeat else 3 + bits)
+        return repeat, length, window >> (left - word) & ((1 << word) - 1) if repeat else 0
 
     def read_words(self, count: int, bits: int) -> np.ndarray:
         """``count`` words of ``bits`` (at most 8) each, uint8."""

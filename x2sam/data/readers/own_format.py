@@ -10,7 +10,7 @@
 
     {"format": "x2sam", "version": 1,
      "provenance": {"made_by": "...", ...},               texts by name: whatever tells where the data come from
-     "categories": [{"name": "dog", "thing": true}],
+     "categories": [{"name": "dog", "thing": true}],      with an "id" where they were numbered
      "items": [{
         "id": "task-12",                                  stable and unique
         "modality": "image" | "video",
@@ -35,10 +35,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -109,29 +111,71 @@ def write_dataset(directory: str | Path, items: Iterable[OwnItem], provenance: M
 
     Raises :class:`FramesError`, naming the item, for what a reader would refuse.
     """
-    directory = Path(directory)
-    entries: list[dict[str, Any]] = []
-    categories: dict[str, bool] = {}
-    seen: set[str] = set()
-    for number, item in enumerate(items):
-        if item.id in seen:
+    with OwnWriter(directory, provenance) as writer:
+        for item in items:
+            writer.add(item)
+        return writer.finish()
+
+
+class OwnWriter:
+    """Writes a data set item by item, none of which is held in memory. Use it in a ``with`` statement.
+
+    categories: numbers of categories by name, which then stand in the manifest whether items have them or not
+    things:     which of them are countable
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        provenance: Mapping[str, str],
+        categories: Mapping[str, int] | None = None,
+        things: Mapping[str, bool] | None = None,
+    ):
+        self._directory = Path(directory)
+        self._provenance = dict(provenance)
+        self._numbers = dict(categories or {})
+        self._things = dict(things or {})
+        self._seen: set[str] = set()
+        self._entries = self._directory / f".items.{os.getpid()}.part"
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> OwnWriter:
+        with _told(self._entries):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = self._entries.open("w+", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._entries.unlink(missing_ok=True)
+
+    def add(self, item: OwnItem, extra: Mapping[str, Any] | None = None) -> None:
+        """Write the masks of an item; ``extra`` are further entries of its line in the manifest."""
+        if item.id in self._seen:
             raise FramesError(f"two items are called {item.id!r}; give each its own id")
-        seen.add(item.id)
-        check_item(item, directory)
+        check_item(item, self._directory)
         for o in item.objects:
-            if categories.setdefault(o.category, o.thing) != o.thing:
+            if self._things.setdefault(o.category, o.thing) != o.thing:
                 raise FramesError(f"item {item.id!r}: {o.category!r} is countable here, not elsewhere; decide on one")
-        masks = f"masks/{number:06d}.json"
-        _write_json(directory / masks, _mask_table(item))
-        entries.append(_entry(item, masks))
-    manifest = {
-        "format": "x2sam",
-        "version": VERSION,
-        "provenance": dict(provenance),
-        "categories": [{"name": name, "thing": thing} for name, thing in categories.items()],
-        "items": entries,
-    }
-    return _write_json(directory / "manifest.json", manifest)
+        masks = f"masks/{len(self._seen):06d}.json"
+        self._seen.add(item.id)
+        _write_json(self._directory / masks, _mask_table(item))
+        with _told(self._entries):
+            self._file.write(json.dumps({**_entry(item, masks), **(extra or {})}, allow_nan=False) + "\n")
+
+    def finish(self, extra: Mapping[str, Any] | None = None) -> Path:
+        """Write the manifest, with further entries; returns its path."""
+        path = self._directory / "manifest.json"
+        head = {"format": "x2sam", "version": VERSION, "provenance": self._provenance, **(extra or {})}
+        numbers = ({"id": self._numbers[name]} if name in self._numbers else {} for name in self._things)
+        categories = [{**n, "name": k, "thing": v} for n, (k, v) in zip(numbers, self._things.items(), strict=True)]
+        self._file.seek(0)
+        with _written(path) as part, part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps({**head, "categories": categories}, allow_nan=False)[:-1] + ', "items": [')
+            for number, line in enumerate(self._file):
+                file.write((",\n" if number else "\n") + line.rstrip("\n"))
+            file.write("]}\n")
+        return path
 
 
 def _mask_table(item: OwnItem) -> dict[str, dict[str, dict]]:
@@ -198,7 +242,8 @@ def check_item(item: OwnItem, directory: Path) -> None:
         raise refuse(f"the objects {sorted(meant - known)} are not listed; list them")
     if set(item.ignore) - set(item.masks) or any(not 0 <= t < item.length for t in item.masks):
         raise refuse(f"masks are for frames 0 to {item.length - 1}, and ignore for frames that have masks")
-    for mask in [m for shapes in item.masks.values() for m in shapes.values()] + list(item.ignore.values()):
+    drawn = (mask for shapes in item.masks.values() for mask in shapes.values())
+    for mask in chain(drawn, item.ignore.values()):
         if mask.shape != item.size or mask.dtype != bool:
             raise refuse(f"a mask is {mask.dtype} {mask.shape}, not bool {item.size}")
     for phrase in item.phrases:
@@ -207,14 +252,27 @@ def check_item(item: OwnItem, directory: Path) -> None:
 
 
 def _write_json(path: Path, value: object) -> Path:
-    """All of it or nothing: it takes its name when it is complete."""
+    with _written(path) as part:
+        part.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
+    return path
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """All of a file or nothing: it takes its name when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as problem:
-        raise FramesError(f"{path} can't be written ({problem.strerror}); choose another place") from problem
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    return path
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise FramesError(f"{path} can't be written ({problem.strerror}); choose another place") from problem

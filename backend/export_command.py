@@ -1,0 +1,155 @@
+"""``python -m backend export``: submitted masks as a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from backend.errors import EXPECTED, BadRequestError, SettingsError
+from backend.export_choices import Choices
+from backend.export_dataset import Splits
+from backend.export_rows import SKIPPED, shapes_of
+from backend.export_run import Exported, Report, Wanted, export
+from backend.export_sources import JsonFile, Project, TaskSource
+from backend.export_staging import ExportError
+from backend.export_tasks import Policy
+from backend.label_studio_api import LabelStudioApi
+from backend.settings import Settings
+
+_WORDS = {"tasks": "reading tasks", "files": "writing files", "masks": "reading masks", "items": "sending masks"}
+
+
+def export_masks(
+    format: Annotated[str, typer.Option(help="coco, ytvis, davis, png or x2sam.")],
+    out: Annotated[Path, typer.Option(help="Directory to write; an export of the same format there is renewed.")],
+    project: Annotated[int | None, typer.Option(help="Id of the Label Studio project.", min=1)] = None,
+    from_json: Annotated[Path | None, typer.Option(help="Label Studio's own JSON export, instead.")] = None,
+    label_config: Annotated[
+        Path | None, typer.Option(help="With --from-json: the labeling configuration, which tells prompts from boxes.")
+    ] = None,
+    annotations: Annotated[
+        str, typer.Option(help="Of several annotations of a task: latest, all, or majority (a vote pixel by pixel).")
+    ] = "latest",
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Take skipped annotations as well.")] = False,
+    overlap: Annotated[
+        str, typer.Option(help="Pixels of several objects: keep, or only top, small(est), void (nobody's).")
+    ] = "keep",
+    pages: Annotated[str, typer.Option(help="Pages of a submitted task that count: all, or only marked ones.")] = "all",
+    shapes: Annotated[
+        str, typer.Option(help="Only these, with commas: brush, bitmask, polygon, ellipse, rectangle, keypoint, ...")
+    ] = "",
+    values: Annotated[str, typer.Option(help="Numbers in png label maps: category or object.")] = "category",
+    splits: Annotated[str, typer.Option(help="Like train=0.8,val=0.2: by a digest, so nothing moves later.")] = "",
+    complete: Annotated[
+        bool, typer.Option("--complete", help="x2sam: everything of the categories is outlined on every picture.")
+    ] = False,
+    previous: Annotated[
+        Path | None, typer.Option(help="Manifest of an earlier export whose numbers stay; default: the one in --out.")
+    ] = None,
+    video_size: Annotated[
+        str, typer.Option(help="WIDTHxHEIGHT of videos on a Video tag, whose boxes do not tell it.")
+    ] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
+) -> None:
+    """Writes submitted masks as a data set. Run again after a stop: it goes on where it was.
+
+    The same project gives the same bytes. DIR/manifest.json tells where each mask is from.
+    """
+    console = Console(stderr=True)
+    with told(console):
+        policy = Policy(annotations, cancelled, pages, _shapes(shapes), parse_size(video_size))
+        choices = Choices(overlap, values, complete)
+        wanted = Wanted(format, out, policy, choices, Splits(splits), previous)
+        with progress_bar() as report:
+            done = export(_source(project, from_json, label_config), wanted, report)
+    _tell(done, out)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"format": format, **asdict(done)}, indent=1) + "\n", encoding="utf-8")
+
+
+def _shapes(written: str) -> frozenset[str]:
+    try:
+        return shapes_of(part.strip() for part in written.split(",") if part.strip())
+    except BadRequestError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _source(project: int | None, from_json: Path | None, label_config: Path | None) -> TaskSource:
+    if (project is None) == (from_json is None):
+        raise SettingsError("Give either --project ID or --from-json FILE.")
+    if from_json is not None:
+        return JsonFile(from_json, read_text(label_config) if label_config else "")
+    return Project(LabelStudioApi(Settings.from_environment()), project)
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file; :class:`ExportError` where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} can't be read as text; check the path.") from error
+
+
+def parse_size(written: str) -> tuple[int, int] | None:
+    """(H, W) of ``WIDTHxHEIGHT``; None of nothing.
+
+    :raises SettingsError: it is something else.
+    """
+    if not written:
+        return None
+    sides = written.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and 0 < int(side) < 1 << 16 for side in sides):
+        raise SettingsError(f"The size {written!r} is not like 1280x720.")
+    return int(sides[1]), int(sides[0])
+
+
+def _tell(done: Exported, out: Path) -> None:
+    before = f", {done.reused} of them read before" if done.reused else ""
+    typer.echo(f"{done.masks} masks of {done.items} pictures and videos in {out} ({done.tasks} tasks{before}).")
+    for kind, found in done.skipped.items():
+        tasks = ", ".join(map(str, found["first_tasks"]))
+        typer.echo(f"  not in it: {found['count']} {SKIPPED[kind]} (tasks {tasks}{_more(found)})", err=True)
+
+
+def _more(found: dict) -> str:
+    return " ..." if found["count"] > len(found["first_tasks"]) else ""
+
+
+@contextmanager
+def told(console: Console) -> Iterator[None]:
+    """What is expected to go wrong ends the command with its sentence."""
+    try:
+        yield
+    except EXPECTED as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bars: dict[str, object] = {}
+
+        def report(what: str, done: int, whole: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(_WORDS[what], total=None)
+            progress.update(bars[what], completed=done, total=whole or None)
+
+        yield report

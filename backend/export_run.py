@@ -1,0 +1,131 @@
+"""One export from beginning to end: tasks are taken, what was taken is settled, the format's files are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.export_choices import Choices
+from backend.export_dataset import DataSet, Splits
+from backend.export_files import Output
+from backend.export_formats import FORMATS
+from backend.export_manifest import NAME, VERSION, format_of, read_earlier, write_manifest
+from backend.export_settle import settle
+from backend.export_sources import TaskSource
+from backend.export_staging import ExportError, Staging
+from backend.export_tasks import Policy, take
+
+_STAGING = ".export.sqlite3"
+MADE_BY = "python -m backend export"
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how far it is, and of how much."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to export. ``earlier`` is the manifest whose numbers stay; without it that of the directory itself."""
+
+    format: str
+    out: Path
+    policy: Policy = field(default_factory=Policy)
+    choices: Choices = field(default_factory=Choices)
+    splits: Splits = field(default_factory=Splits)
+    earlier: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: counts, and what is not in it by reason."""
+
+    items: int
+    masks: int
+    tasks: int
+    reused: int
+    skipped: Mapping[str, Mapping[str, Any]]
+
+
+def export(source: TaskSource, wanted: Wanted, report: Report) -> Exported:
+    """Writes an export; run again after a stop it goes on where it was.
+
+    :raises ExportError: the source or a file is damaged, or the directory holds something else.
+    :raises LabelStudioError: Label Studio can't be reached or refuses.
+    """
+    if wanted.format not in FORMATS:
+        raise ExportError(f"There is no format {wanted.format!r}; choose one of {', '.join(FORMATS)}.")
+    _check_directory(wanted)
+    options = json.dumps([source.name, asdict(wanted.policy)], default=sorted, sort_keys=True)
+    staging = Staging(wanted.out / _STAGING, options)
+    finished = False
+    try:
+        taken, reused = _take_all(staging, source, wanted.policy, report)
+        _read_earlier(staging, wanted)
+        labels = _labels(source)
+        settle(staging, wanted.choices.overlap, labels)
+        staging.save()
+        report("files", 0, 0)
+        data = DataSet(staging, wanted.splits, frozenset(name for name, stuff in labels.items() if stuff))
+        _write(data, staging, wanted)
+        count = next(staging.rows("SELECT COUNT(*) FROM mask WHERE object <> '' AND NOT hidden"))[0]
+        result = Exported(sum(1 for _ in data.items()), count, taken, reused, data.skipped())
+        finished = True
+        return result
+    finally:
+        staging.close(finished)
+
+
+def _check_directory(wanted: Wanted) -> None:
+    there = format_of(wanted.out / NAME) if (wanted.out / NAME).is_file() else wanted.format
+    if there != wanted.format:
+        raise ExportError(f"{wanted.out} holds an export as {there or 'something else'}; choose another --out.")
+
+
+def _take_all(staging: Staging, source: TaskSource, policy: Policy, report: Report) -> tuple[int, int]:
+    taken = reused = 0
+    seen: set[int] = set()
+    for fetched in source.tasks(staging.known, lambda done, whole: report("tasks", done, whole)):
+        if fetched.task in seen:
+            raise ExportError(f"Task {fetched.task} is there twice; export the project from Label Studio again.")
+        seen.add(fetched.task)
+        taken += 1
+        if fetched.content is None:
+            reused += 1
+        else:
+            staging.put(take(fetched.content, policy, source.config), fetched.stamp)
+    staging.forget_others()
+    staging.save()
+    if not taken:
+        raise ExportError("There are no tasks to export; check the project, or the file.")
+    return taken, reused
+
+
+def _read_earlier(staging: Staging, wanted: Wanted) -> None:
+    own = wanted.out / NAME
+    path = wanted.earlier or (own if own.is_file() else None)
+    if path is not None:
+        read_earlier(path, staging, path.resolve() == own.resolve())
+
+
+def _labels(source: TaskSource) -> dict[str, bool]:
+    """Every label of the labeling configuration that masks can have, and whether it is stuff."""
+    config = source.config
+    tag = config.picture() if config is not None else None
+    if config is None or tag is None:
+        return {}
+    tags = [control for control in config.on(tag.name) if control.kind != "textarea" and not control.smart]
+    return {label.value: label.stuff for control in tags for label in control.labels}
+
+
+def _write(data: DataSet, staging: Staging, wanted: Wanted) -> None:
+    chosen = FORMATS[wanted.format]
+    policy = {key: sorted(value) if key == "shapes" else value for key, value in asdict(wanted.policy).items()}
+    about = {"format": wanted.format, "version": VERSION, "made_by": MADE_BY, "policy": policy | asdict(wanted.choices)}
+    about["splits"] = wanted.splits.shares
+    out = Output(wanted.out, staging)
+    chosen.write(data, out, wanted.choices, about)
+    out.remove_others()
+    if not chosen.own_manifest:
+        write_manifest(data, out, about, out.files())
+    staging.save()
