@@ -187,6 +187,7 @@ def test_the_configurations():
         "video_boxes",
         "video_frames",
         "video_frames_brush",
+        "video_words",
     ]
 
 
