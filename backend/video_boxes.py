@@ -12,7 +12,6 @@ each frame, the first being Label Studio's frame 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -23,6 +22,7 @@ from backend.geometry import Box, Size, box_to_percent, corners_to_box, mask_to_
 from x2sam.data.video_index import SLACK
 
 CLOSE_ENOUGH = 0.95
+_FARTHEST = 1e4  # percent or degrees
 _DIGITS = 6  # of percents: a millionth of a percent is far below a pixel
 
 Keyframe = dict[str, Any]
@@ -76,8 +76,7 @@ def boxes_to_sequence(
 def sequence_to_boxes(sequence: Sequence[Mapping[str, Any]], size: Size, frames: int) -> list[Box | None]:
     """The boxes that Label Studio draws for keyframes on its frames 1 to ``frames``, upright around turned ones.
 
-    Damaged keyframes (no whole number of a frame from 1 on, no finite measures) are passed over; of two on one frame
-    the last counts.
+    Damaged keyframes (:func:`is_keyframe`) are passed over; of two on one frame the last counts.
     """
     known = {key["frame"]: key for key in sequence if is_keyframe(key)}
     keys = [known[frame] for frame in sorted(known)]
@@ -207,15 +206,15 @@ def _keyframe(frame: int, row: np.ndarray, enabled: bool, framerate: float) -> K
 
 
 def is_keyframe(key: Mapping[str, Any]) -> bool:
-    """Whether a keyframe has a whole number of a frame from 1 on, and finite measures."""
+    """Whether a keyframe has a whole number of a frame from 1 on, and measures that are near the picture."""
     frame = key.get("frame")
     if isinstance(frame, bool) or not isinstance(frame, int) or frame < 1:
         return False
-    return all(_finite(key.get(name)) for name in ("x", "y", "width", "height")) and _finite(key.get("rotation", 0))
+    return all(_is_near(key.get(name)) for name in ("x", "y", "width", "height")) and _is_near(key.get("rotation", 0))
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_near(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _FARTHEST
 
 
 def _between(before: Mapping[str, Any], after: Mapping[str, Any] | None, frame: int, size: Size) -> Box:

@@ -33,7 +33,7 @@ _INDEXES = 32
 _INDEX_SECONDS = 30.0
 _USUAL_RATE = 24.0
 _HIGHEST_RATE = 1000.0
-_MOST_FRAMES = 2_000_000
+_MOST_FRAMES = 500_000
 
 
 @dataclass(frozen=True, eq=False)

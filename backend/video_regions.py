@@ -83,13 +83,18 @@ class ToldSequences:
     ) -> None:
         """Takes note of an answer, of which ``fixed`` are a person's; ``state`` says what it was made from, where it is
         finished."""
-        ours = {one["frame"]: _numbers(one) for one in sequence if one["frame"] not in fixed}
+        ours = {one["frame"]: numbers_of(one) for one in sequence if one["frame"] not in fixed}
         with self._lock:
             key = task_id, region_id
             self._told[key] = _Told(ours, frozenset(one["frame"] for one in sequence), state)
             self._told.move_to_end(key)
             while len(self._told) > self._capacity:
                 self._told.popitem(last=False)
+
+    def forget(self, task_id: str, region_id: str) -> None:
+        """From now on all that stands is the person's."""
+        with self._lock:
+            self._told.pop((task_id, region_id), None)
 
     def state(self, task_id: str, region_id: str) -> Any:
         """What the last answer was made from; None where it was not finished, or is forgotten."""
@@ -109,7 +114,7 @@ class ToldSequences:
         return {
             number: key
             for number, key in region.keyframes.items()
-            if number not in told.ours or not _same(told.ours[number], _numbers(key))
+            if number not in told.ours or not _same(told.ours[number], numbers_of(key))
         }
 
     def _get(self, task_id: str, region_id: str) -> _Told | None:
@@ -117,7 +122,8 @@ class ToldSequences:
             return self._told.get((task_id, region_id))
 
 
-def _numbers(key: Mapping[str, Any]) -> tuple:
+def numbers_of(key: Mapping[str, Any]) -> tuple[float, ...]:
+    """What a keyframe draws: whether it is enabled, x, y, width, height and rotation."""
     return (bool(key.get("enabled", True)), *(float(key.get(name, 0)) for name in _MEASURES))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from backend.replies import Carriage, page_ranges
+from backend.replies import page_ranges
+from backend.track_replies import Carriage
 
 _LEAST_SURE = 3
 NO_RECTANGLES = (
@@ -19,6 +20,8 @@ RECTANGLES_KEPT = (
     "There is nothing to do: the rectangles were tracked before and nothing has changed since. Set one right on a "
     "frame, wait until Label Studio has saved that (5 seconds), then type “track” again."
 )
+LOCKED = "Locked: all keyframes of these rectangles stay as they are; what lies between them is made to fit."
+NOTHING_TO_LOCK = "There is nothing to lock: no rectangle is saved yet. Label Studio saves within 5 seconds."
 LOOKED_AT_SOME = "There was no time to look at more frames; type it again to look further."
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from backend import replies, video_replies
 from backend.answers import Answer, Services, only_words, reply_items
 from backend.clip_words import SEARCH_SHARE, Seen, numbered, search_clip, session_on
+from backend.cloud_storage import through_label_studio
 from backend.engines import Session
 from backend.errors import MediaError
 from backend.evidence import Work
@@ -26,14 +27,16 @@ from backend.prompts import Ask
 from backend.protocol import Task, TypedText
 from backend.remembered import PackedMask, Step
 from backend.results import Item
-from backend.tracking import Reach, command_of
+from backend.track_replies import NOTHING_RUNS, Carriage
+from backend.tracking import Order, Reach, order_of
 from backend.video_boxes import sequence_to_boxes, track_value
 from backend.video_files import ClipFrames, frame_rate
-from backend.video_regions import Keyframes, VideoRegion
+from backend.video_regions import Keyframes, VideoRegion, numbers_of
 from backend.video_walk import BoxWalk, Thing
 from backend.words import category_names, label_for, needs_label, text_asks
 from x2sam.data.tasks import task_of
 from x2sam.inference.scheduler import Turn
+from x2sam.stages import stage
 from x2sam.structures import Prompt
 
 MOST_ANCHORS = 64
@@ -56,7 +59,7 @@ class Subject:
     def fingerprint(self) -> tuple:
         """Equal where nothing that is known has changed."""
         masks = tuple(sorted((frame, mask.data) for frame, mask in self.known.items()))
-        return self.id, masks, tuple(sorted((number, str(sorted(key.items()))) for number, key in self.fixed.items()))
+        return self.id, masks, tuple(sorted((number, numbers_of(key)) for number, key in self.fixed.items()))
 
 
 def answer_video(
@@ -73,15 +76,17 @@ def answer_video(
     if control is None or not labels or not texts:
         return only_words(config, tag, video_replies.NO_RECTANGLES)
     begun = time.monotonic()
-    address = task_value(tag, task.data)
-    if not isinstance(address, str):
+    value = task_value(tag, task.data)
+    if not isinstance(value, str) or not value.strip():
         raise MediaError("The task holds no address of a video; check its data against the labeling configuration.")
-    video = services.video_files.open(address)
+    video = services.video_files.open(through_label_studio(value, task.id))
     frames = ClipFrames(services.video_files, video, frame_rate(tag, task.data))
     request = _Request(services, task, config, tag, control, labels, frames, work, turn, begun)
     text = texts[-1]
-    reach = command_of(text.text)
-    return request.found_by(text) if reach is None else request.followed(reach)
+    order = order_of(text.text)
+    if order is None:
+        return request.found_by(text)
+    return request.followed(order.reach) if order.kind == "track" else request.told_about(order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +114,14 @@ class _Request:
         if all(self._is_done(one, reach) for one in subjects):
             return self._told(video_replies.RECTANGLES_KEPT)
         return self._walked(subjects, reach)
+
+    def told_about(self, order: Order) -> Answer:
+        """The other commands: a lock is on all that stands; nothing goes on between requests that could be stopped."""
+        if order.kind != "lock":
+            return self._told(NOTHING_RUNS)
+        for region in self._standing():
+            self.services.told_sequences.forget(self.task.id, region.id)
+        return self._told(video_replies.LOCKED if self._standing() else video_replies.NOTHING_TO_LOCK)
 
     def found_by(self, text: TypedText) -> Answer:
         """What a text finds, followed over the whole video."""
@@ -233,7 +246,8 @@ class _Request:
             things = [Thing(one.id, one.known) for one in subjects]
             walk = BoxWalk(lambda: engine.open(self.frames, key=name), things, directions, stop)
         left = self.services.settings.track_seconds - (time.monotonic() - self.begun)
-        walk.go_on(left, lambda: self.services.admission.stopping)
+        with stage("segment"):
+            walk.go_on(left, lambda: self.services.admission.stopping)
         if not walk.finished:
             self.services.walks.put(key, walk)
         items: list[Item] = []
@@ -308,7 +322,7 @@ class _Request:
             numbers = np.isin(self.frames.shown, unseen).nonzero()[0]
             gone = [number for number in numbers.tolist() if number + 1 not in one.hidden]
             scores = [(score, int(np.searchsorted(self.frames.shown, at))) for at, score in path.scores.items()]
-            told.append(replies.Carriage(one.label, gone, [pair for pair in scores if pair[1] + 1 not in one.fixed]))
+            told.append(Carriage(one.label, gone, [pair for pair in scores if pair[1] + 1 not in one.fixed]))
         return video_replies.about_frames(told, walk.done, walk.total, walk.finished, walk.problem)
 
     def _told(self, sentence: str) -> Answer:

@@ -205,7 +205,7 @@ def test_keyframes_of_people():
 def test_damaged_keyframes_are_passed_over():
     good = {"frame": 2, "x": 0, "y": 0, "width": 10, "height": 10, "enabled": True}
     bad = [{**good, "frame": frame} for frame in (0, -1, True, "2", None, 1.5)]
-    bad += [{**good, "frame": 1, name: value} for name in ("x", "width") for value in (None, "a", float("nan"))]
+    bad += [{**good, "frame": 1, name: value} for name in ("x", "width") for value in (None, "a", float("nan"), 1e300)]
     boxes = sequence_to_boxes([*bad, good, {**good, "frame": 3, "width": 0}], (100, 100), 3)
     assert boxes == [None, pytest.approx((0, 0, 10, 10)), None]
 

@@ -241,6 +241,16 @@ def test_after_a_restart_all_keyframes_are_the_persons(desk, app):
     assert all(one in again["value"]["sequence"] for one in item["value"]["sequence"])
 
 
+def test_lock_and_stop(desk):
+    (item,) = regions(desk(typed("track"), on_screen=[rectangle(key(8, MINE))]))
+    assert "Locked" in sentences(desk(typed("lock"), on_screen=[item]))[0]
+    (again,) = regions(desk(typed("track"), on_screen=[item]))
+    assert all(one in again["value"]["sequence"] for one in item["value"]["sequence"])
+    assert "nothing to lock" in sentences(desk(typed("lock")))[0]
+    entry = desk(typed("stop"), on_screen=[item])
+    assert not regions(entry) and sentences(entry)
+
+
 def test_two_rectangles(desk):
     two = [rectangle(key(3, MINE)), rectangle(key(12, (10, 40, 30, 60)), name="zz9", label="Object 2")]
     items = regions(desk(typed("track"), on_screen=two))
@@ -324,6 +334,7 @@ def test_a_configuration_without_rectangles(client, pictures):
 def test_files_that_are_no_videos(desk, pictures):
     pictures.files["clip.mp4"] = b"not a video"
     assert "not a video that can be decoded" in sentences(desk(typed("track")))[0]
+    assert "bucket" in sentences(desk(typed("track"), data={"video": "s3://bucket/clip.mp4"}))[0]
     assert "no address" in sentences(desk(typed("track"), data={"video": ["a", "b"]}))[0]
 
 
