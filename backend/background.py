@@ -300,7 +300,7 @@ class Tracks:
                 self._threads.discard(threading.current_thread())
         if later:  # left to the next start
             job.end(state, problem)
-        elif not self._stopping or state == FINISHED:
+        elif not self._stopping or job.cancelled or state == FINISHED:
             self._ended(job, state, problem)
         self._start()
 

@@ -188,7 +188,8 @@ class Carrier:
                 new.setdefault(found.object_id, {})[self._page_of(reply, found)] = known
         whole = given[-1]
         for job in self.services.tracks.of_task(self.task.id):
-            if job.cancelled or not self._is_mine(job, new):
+            untold = not job.cancelled and (job.names & new.keys() or self._untold(job))
+            if not untold or not self._is_mine(job, new):
                 continue
             objects = self._now(job, new)
             if job.running and _corrected(job.record.objects, objects):
@@ -267,17 +268,24 @@ class Carrier:
         sentence = about_track(told, progress)
         return Reply(ask, sentence, others=others, carried=carried)
 
+    def _untold(self, job: TrackJob) -> bool:
+        """Whether a track found masks that no answer had yet."""
+        known = {one.object_id: one.known.keys() for one in job.record.objects}
+        return any(
+            page not in known[name] and not self._was_told(name, page, mask)
+            for page, masks in job.progress().found.items()
+            for name, mask in masks.items()
+        )
+
+    def _was_told(self, name: str, page: int, known: Known) -> bool:
+        return any(step.mask == known.mask for step in self.services.remembered.steps(self.task.id, name, page))
+
     def _news(self, one: Carried, progress: Progress) -> list[Found]:
         """What was found of an object and is not on the screen: all of it while none was accepted, since a new answer
         takes suggestions away; else what was not told yet."""
         found = {page: masks[one.object_id] for page, masks in progress.found.items() if one.object_id in masks}
         found = {page: known for page, known in found.items() if page not in one.known and page not in one.kept}
-        remembered = self.services.remembered
-        fresh = [
-            page
-            for page, known in sorted(found.items())
-            if not any(step.mask == known.mask for step in remembered.steps(self.task.id, one.object_id, page))
-        ]
+        fresh = [page for page, known in sorted(found.items()) if not self._was_told(one.object_id, page, known)]
         if fresh and not any(region.object_id == one.object_id for region in self.work.regions):
             fresh = sorted(found)
         control = self._control_of(one)
@@ -286,7 +294,8 @@ class Carrier:
     def _now(self, job: TrackJob, new: Mapping[str, Mapping[int, Known]] | None = None) -> list[Carried]:
         """The objects of a track as they are known now; ``new`` are masks that this request found."""
         new, screen = new or {}, self.screen()
-        on_screen = {one.object_id: one for one in screen.objects(new=new)}
+        # masks drawn by hand may belong to them
+        on_screen = {one.object_id: one for one in screen.objects(new=new)} if screen.work.drawn else {}
         objects = []
         for one in job.record.objects:
             now = on_screen.get(one.object_id) or screen.object(one.object_id, one.label, new.get(one.object_id))

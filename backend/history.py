@@ -172,7 +172,8 @@ class History:
 
         Label Studio saves drafts up to five seconds late: one that was not saved since the newest answer can't show it.
         """
-        found = next((step for step in reversed(steps) if is_answer(parts, mask, step.mask)), None)
+        same = (step for step in reversed(steps) if step.mask == mask)  # most are: this needs no pixels
+        found = next(same, None) or next((step for step in reversed(steps) if is_answer(parts, mask, step.mask)), None)
         late = found is not None and self._work.saved is not None and steps[-1].saved == self._work.saved
         return steps[-1] if late else found
 

@@ -332,6 +332,15 @@ def test_a_page_host_that_goes_away(backend, desk, pictures):
     assert "tracked 10 pages." in sentences(desk(typed("track"), on_screen=items.values()))[0]
 
 
+def test_label_studio_can_not_be_reached(backend, desk, pictures):
+    prompt = point(50, 50, 0)
+    items = by_page(desk(prompt))
+    pictures.close()
+    backend.wait_idle()
+    (sentence,) = sentences(desk(typed("track"), on_screen=items.values()))
+    assert "tracked 4 of 10 pages." in sentence and "can't connect" in sentence
+
+
 def test_a_page_that_can_not_be_decoded_is_told_and_gone_on_with_later(backend, desk, engine):
     broken = {7}
 
