@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SAMPLED = 8
 """Frames that are looked at: as many as the published training and benchmarks ask about at a time."""
+CARRIED_AT_ONCE = 8
+"""Objects that are carried in one step: whoever clicks meanwhile waits for no more."""
 STREAMED_OBJECTS = 256
 """Of a stream: the objects that are remembered with their surest mask, those that were seen last."""
 
@@ -175,18 +177,23 @@ class _Carried:
             number: session.thing_of(start, str(number), seed.finding.mask(), priority)
             for number, seed in seeds.items()
         }
-        self._track = ObjectTrack(session.looking.model, list(self._things.values()), memory)
         self._anchor(start, seeds)
-        session.advance(self._track, start, True, priority)
+        model, things = session.looking.model, list(self._things.values())
+        parts = [things[i : i + CARRIED_AT_ONCE] for i in range(0, len(things), CARRIED_AT_ONCE)]
+        self._tracks = [ObjectTrack(model, part, memory) for part in parts]
+        for track in self._tracks:
+            session.advance(track, start, True, priority)
 
     def to(self, frame: int) -> dict[int, np.ndarray]:
-        stop = self._session.advance(self._track, frame, False, self._priority)
-        return {int(number): mask for number, (mask, _) in stop.found.items()}
+        stops = [self._session.advance(track, frame, False, self._priority) for track in self._tracks]
+        return {int(number): mask for stop in stops for number, (mask, _) in stop.found.items()}
 
     def confirm(self, frame: int, seen: Mapping[int, Sighting]) -> None:
         """The frame is walked once more, with what was found there as known masks."""
         self._anchor(frame, seen)
-        self._session.advance(self._track, frame, False, self._priority)
+        for track in self._tracks:
+            if any(int(name) in seen for name in track.objects):
+                self._session.advance(track, frame, False, self._priority)
 
     def _anchor(self, frame: int, seen: Mapping[int, Sighting]) -> None:
         for number, one in seen.items():
