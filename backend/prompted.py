@@ -162,7 +162,7 @@ class _Request:
                 control = controls.get(ask.label or "") or self.config.output(self.tag.name, None, ask.label)
                 given.append(self._all_reply(ask, control.label_value(ask.label), control, masks))
             elif words is not None:
-                given.append(Reply(ask, words))
+                given.append(Reply(ask, words.strip() or replies.NO_ANSWER))
             else:
                 given.append(self._text_reply(ask, labels, controls, masks))
         return given

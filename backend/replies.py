@@ -18,6 +18,7 @@ NOTHING_TO_TRACK = (
     "There is nothing to track: click on an object or draw a box around it, wait until Label Studio has saved that "
     "(5 seconds), then type “track” again."
 )
+NO_ANSWER = "The model says nothing to that; ask in other words, or for something that can be seen."
 LOOKED_AT_SOME = "There was no time to look at more pages; type it again to look further."
 WHICH_PAGE = (
     "Which page is here? This text field belongs to the whole clip: leave “here:” away to look on all pages, or click "
