@@ -8,6 +8,7 @@ these pages (:mod:`backend.earlier_pages`), so that it is memory that carries th
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ import numpy as np
 from backend.answers import Services, frames_of
 from backend.carried import Carried, Known, Screen
 from backend.earlier_pages import EarlierPages
-from backend.errors import EXPECTED, MediaError
+from backend.errors import EXPECTED, MediaError, MediaTimeoutError
 from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.label_config import ObjectTag
@@ -27,7 +28,7 @@ from backend.video_spans import LAST_PAGES, Span, TaskBefore, TasksBefore, span_
 log = logging.getLogger(__name__)
 
 _SEEN_LAST = 4
-_API_SECONDS = 10.0
+_API_SECONDS = 10.0  # for all that is asked for one answer
 
 NO_VIDEO = (
     "There is nothing to continue: the pages were not imported with “video import”, which notes what comes before."
@@ -100,7 +101,15 @@ def _tasks_before(services: Services, span: Span, tag: ObjectTag) -> Iterator[Ta
     if not services.settings.label_studio_api_key:
         yield from remembered
         return
-    api = TasksBefore(lambda path, limit: services.fetcher.ask_label_studio(path, limit, _API_SECONDS))
+    until = time.monotonic() + _API_SECONDS
+
+    def ask(path: str, limit: int) -> bytes:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise MediaTimeoutError("Label Studio is too slow to tell what is in it; try again.")
+        return services.fetcher.ask_label_studio(path, limit, left)
+
+    api = TasksBefore(ask)
     try:
         candidates = api.before(span, tag)
     except MediaError:

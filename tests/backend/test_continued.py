@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -205,6 +206,14 @@ def test_a_label_studio_that_does_not_answer(desk, pictures):
     entry = desk.ask(12, typed("continue"))
     assert "can't be looked at" in sentences(entry)[0] and "JSON" in sentences(entry)[0]
     assert "result" not in desk.open(12)[0]
+
+
+def test_a_slow_label_studio_holds_nobody_up_for_long(desk, pictures, monkeypatch):
+    monkeypatch.setattr("backend.continued._API_SECONDS", 0.3)
+    pictures.delay = 0.2
+    begun = time.monotonic()
+    assert "try again" in sentences(desk.ask(12, typed("continue")))[0]
+    assert time.monotonic() - begun < 3
 
 
 def test_two_tasks_of_one_video_do_not_disturb_each_other(desk, pictures, engine):
