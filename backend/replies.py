@@ -10,7 +10,6 @@ from x2sam.structures import Mask
 ANSWERED_BEFORE = "These texts were answered before: change one, or delete its regions, to ask again."
 ALT_CLICK = "Click again to add a part; Alt + click takes away."
 UNSURE = 0.5
-_LEAST_SURE = 3
 _MOST_TOLD = 8
 TRACK = "Type “track” to carry it over all pages (“track forward”, “track backward”, “track 20”)."
 MEND = "To correct it, mend one page with the brush, eraser or a click, and type “track”: the others follow."
@@ -97,35 +96,6 @@ def no_label_for(phrases: Sequence[str], labels: Sequence[str]) -> str:
     """Tells what was found but has no label."""
     found = _short(", ".join(f"“{_short(phrase, 40)}”" for phrase in phrases if phrase) or "what was found", 200)
     return f"No label fits {found}. Name one of: {_short(', '.join(labels), 200)}."
-
-
-@dataclass(frozen=True)
-class Carriage:
-    """How an object came over the pages, counted from 0: where it was not seen, and the scores where it was."""
-
-    label: str
-    unseen: Sequence[int]
-    scores: Sequence[tuple[float, int]]
-
-
-def about_track(objects: Sequence[Carriage], done: int, total: int, finished: bool, problem: str | None = None) -> str:
-    """The answer to ``track``: pages, where objects were not seen, and the pages that are least sure."""
-    names = _short(", ".join(dict.fromkeys(one.label for one in objects)))
-    if finished and problem is None:
-        parts = [f"{names}: tracked {_pages(total)}."]
-    else:
-        parts = [f"{names}: tracked {done} of {_pages(total)}" + ("." if problem else "; type track to go on.")]
-    if problem:
-        parts.append(problem)
-    for one in objects:
-        if one.unseen:
-            whose = f"{_short(one.label, 40)}: not" if len(objects) > 1 else "Not"
-            parts.append(f"{whose} seen on {page_ranges(one.unseen)}.")
-    lowest = sorted(score for one in objects for score in one.scores)[:_LEAST_SURE]
-    if lowest:
-        unsure = ", ".join(f"page {page + 1} ({100 * min(max(score, 0.0), 1.0):.0f} %)" for score, page in lowest)
-        parts.append(f"Least sure: {unsure}.")
-    return " ".join(parts)
 
 
 def page_ranges(pages: Iterable[int], most: int = 5) -> str:

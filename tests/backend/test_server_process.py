@@ -22,8 +22,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 CONFIG = (ROOT / "label_config" / "image_clicks.xml").read_text(encoding="utf-8")
+CLIPS = (ROOT / "label_config" / "video_frames_brush.xml").read_text(encoding="utf-8")
 SERVE = """
-import sys, time
+import os, sys, time
 sys.path[:0] = [{here!r}]
 import fake_engine
 original = fake_engine.FakeSession.segment
@@ -33,7 +34,11 @@ def slowly(*args, **kwargs):
     return original(*args, **kwargs)
 fake_engine.FakeSession.segment = slowly
 import backend.wsgi
-backend.wsgi.load_engine = lambda settings: fake_engine.FakeEngine()
+def engine(settings):
+    engine = fake_engine.FakeEngine()
+    engine.on_page = lambda page: time.sleep(float(os.environ.get("PAGE_SECONDS", 0)))
+    return engine
+backend.wsgi.load_engine = engine
 from backend.cli import app
 app(["serve"])
 """
@@ -43,6 +48,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def track(pages: int = 30) -> bytes:
+    value = {"x": 50, "y": 50, "width": 0.2, "keypointlabels": ["Object 1"]}
+    point = {
+        "id": "p1", "from_name": "track_point", "to_name": "image", "type": "keypointlabels", "is_positive": True,
+        "original_width": 64, "original_height": 48, "image_rotation": 0, "item_index": 0, "value": value,
+    }  # fmt: skip
+    task = {"id": 78, "data": {"frames": [picture()] * pages}}
+    body = {"tasks": [task], "project": "5.1", "label_config": CLIPS, "params": {"context": {"result": [point]}}}
+    return json.dumps(body).encode()
 
 
 def picture() -> str:
@@ -120,6 +136,30 @@ def run(tmp_path):
         if server.process.poll() is None:
             server.process.kill()
             server.process.communicate()
+
+
+def test_told_to_stop_it_leaves_tracks_to_the_next_start(run):
+    server, answers = run(PAGE_SECONDS="0.1", X2SAM_TRACK_SECONDS="20"), []
+    server.wait_ready()
+    thread = threading.Thread(target=lambda: answers.append(server.ask("/predict", track())))
+    thread.start()
+    time.sleep(0.8)
+    server.process.send_signal(signal.SIGTERM)
+    thread.join(20)
+    log, seconds = server.stop(20)
+    assert seconds < 10 and "Traceback" not in log
+    ((status, body, _),) = answers
+    assert status == 200 and "It goes on" in json.dumps(body), "who waits is told how far it is"
+    server = run()
+    server.wait_ready()
+    until = time.monotonic() + 20
+    while "tracked 30 pages." not in json.dumps(body := server.ask("/predict", track())[1]):
+        assert time.monotonic() < until
+    server.process.send_signal(signal.SIGTERM)
+    log, _ = server.stop(20)
+    (resumed,) = (line for line in log.splitlines() if "track resumed" in line)
+    assert 1 < int(resumed.split("pages=")[1].split()[0]) < 30
+    assert len([item for item in body["results"][0]["result"] if item["type"] == "brushlabels"]) == 30
 
 
 def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(run):
