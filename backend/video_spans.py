@@ -93,10 +93,9 @@ class SeenTasks:
         key = span, task.id
         with self._lock:
             before = self._tasks.pop(key, None)
-            if before is not None:
-                answered = {**before.answered, **answered}
-                if not work.regions and not work.drawn:
-                    work = before.work  # answers that nobody has accepted yet leave no draft
+            if before is not None and not work.regions and not work.drawn:
+                # answers that nobody has accepted yet leave no draft
+                answered, work = {**before.answered, **answered}, before.work
             self._tasks[key] = TaskBefore(task, span, work_at_end(work, span.pages), answered)
             while len(self._tasks) > self._capacity:
                 self._tasks.popitem(last=False)

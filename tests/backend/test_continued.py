@@ -196,6 +196,10 @@ def test_without_a_token_what_was_answered_here_counts(settings, engine, picture
         desk.ask(11, typed("nothing", 2), on_screen=[*(items[page] for page in range(5)), mine])
         changed = by_page(desk.ask(12, typed("continue")))
         np.testing.assert_array_equal(pixels(changed[0]), np.roll(pixels(mine), STEP, axis=1))
+        # and what a person took away is gone
+        other = by_page(desk.ask(11, point(60, 50, 0, "Object 2", tag="point"), on_screen=items.values()))[0]
+        desk.ask(11, typed("nothing", 2), on_screen=[other])
+        assert {object_of(item) for item in regions(desk.ask(12, typed("continue")))} == {object_of(other)}
         assert not pictures.asked
     finally:
         close_app(app)
