@@ -33,7 +33,8 @@ class Thing:
 
 @dataclass
 class Path:
-    """Where an object was found: ``boxes`` by frame, None where it was out of sight; scores 0..1 where it was seen."""
+    """Where an object was found: ``boxes`` by frame, None where it was out of sight; how sure that is, 0..1, where it
+    was seen."""
 
     boxes: dict[int, Box | None] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
@@ -78,7 +79,8 @@ class BoxWalk:
                     path = self.paths[mask.object_id]
                     if masks.frame not in path.boxes:
                         path.boxes[masks.frame] = box = mask_to_box(mask.mask)
-                        path.scores |= {masks.frame: mask.score} if box is not None else {}
+                        if box is not None:
+                            path.scores[masks.frame] = mask.score if mask.doubt is None else 1 - mask.doubt
                 if time.monotonic() >= end or stopping():
                     return
         except CancelledError:
