@@ -199,7 +199,7 @@ class Tracks:
             job = self._again(record)
             if job is not None:
                 return job
-            job = self._begin(replace(record, made=time.time()), _reused(record, before))
+            job = self._begin(record, _reused(record, before))
             for earlier in before:
                 if earlier.running and earlier.names & job.names:
                     self.stop(earlier)
@@ -236,7 +236,7 @@ class Tracks:
             job = self._recover(stored) if stored is not None else None
         if job is None or (job.running and not job.cancelled) or job.progress().state == FINISHED:
             return job
-        return self._begin(replace(record, made=job.record.made), job.progress().found)
+        return self._begin(record, job.progress().found)
 
     def _recover(self, record: TrackRecord) -> TrackJob:
         job = TrackJob(record, masks_of(self._journal, record.id))
@@ -248,7 +248,7 @@ class Tracks:
         return job
 
     def _begin(self, record: TrackRecord, found: Found) -> TrackJob:
-        record = replace(record, state=RUNNING, problem=None, tries=0)
+        record = replace(record, state=RUNNING, problem=None, tries=0, made=time.time())
         job = TrackJob(record, found)
         with self._lock:
             if len(self._queue) >= _WAITING:

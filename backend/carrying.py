@@ -8,7 +8,7 @@ objects on the screen. It comes with their next prompt, but never on a page that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2s
 
@@ -187,15 +187,15 @@ class Carrier:
                 known = Known(PackedMask.of(found.mask.mask), found.mask.score)
                 new.setdefault(found.object_id, {})[self._page_of(reply, found)] = known
         whole = given[-1]
-        for job in self.services.tracks.of_task(self.task.id):
-            untold = not job.cancelled and (job.names & new.keys() or self._untold(job))
-            if not untold or not self._is_mine(job, new):
+        for job, names in self._newest(new):
+            if not (names & new.keys() or self._untold(job, names)):
                 continue
             objects = self._now(job, new)
             if job.running and _corrected(job.record.objects, objects):
                 job = self.services.tracks.take_up(self._record(objects, job.record.reach, job), self._is_mine)
                 whole = replace(whole, sentence=f"{whole.sentence} {BEGUN_AGAIN}")
             progress = job.progress()
+            objects = [one for one in objects if one.object_id in names]
             news = [found for one in objects for found in self._news(one, progress) if _place(found) not in shown]
             if news:
                 shown |= {_place(found) for found in news}
@@ -268,13 +268,25 @@ class Carrier:
         sentence = about_track(told, progress)
         return Reply(ask, sentence, others=others, carried=carried)
 
-    def _untold(self, job: TrackJob) -> bool:
-        """Whether a track found masks that no answer had yet."""
+    def _newest(self, new: Iterable[str]) -> Iterator[tuple[TrackJob, set[str]]]:
+        """The person's tracks, the newest first, each with the objects that it is the newest of: what earlier ones
+        found of them counts no more. ``new`` are objects that this request is about."""
+        covered: set[str] = set()
+        for job in reversed(self.services.tracks.of_task(self.task.id)):
+            if self._is_mine(job, new):
+                names = job.names - covered
+                covered |= names
+                if names and not job.cancelled:
+                    yield job, names
+
+    def _untold(self, job: TrackJob, names: Collection[str]) -> bool:
+        """Whether a track found masks of these objects that no answer had yet."""
         known = {one.object_id: one.known.keys() for one in job.record.objects}
         return any(
             page not in known[name] and not self._was_told(name, page, mask)
             for page, masks in job.progress().found.items()
             for name, mask in masks.items()
+            if name in names
         )
 
     def _was_told(self, name: str, page: int, known: Known) -> bool:

@@ -42,7 +42,6 @@ class TrackRecord:
 
 def record_rows(record: TrackRecord) -> list[Row]:
     """A track that begins, or begins again; its masks stay."""
-    now = time.time()
     masks, objects = [], []
     for one in record.objects:
         known = []
@@ -61,8 +60,8 @@ def record_rows(record: TrackRecord) -> list[Row]:
         record.problem,
         record.tries,
         pack(words, masks),
-        now,
-        now,
+        record.made,
+        record.made,
     )
     return [Row("INSERT OR REPLACE INTO track VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)]
 

@@ -227,6 +227,19 @@ def test_what_a_correction_does_not_touch_is_not_walked_again(backend, engine):
     assert (pixels(again[24]) != pixels(items[24])).any()
 
 
+def test_news_of_an_earlier_track_count_no_more(backend, desk):
+    items = by_page(desk(point(50, 50, 0)))
+    backend.wait_idle()  # pages 4 to 9 were told to nobody
+    mine = edited(items[2], lambda mask: mask.__setitem__(np.s_[:, :84], False))
+    screen = [items[0], items[1], mine, items[3]]
+    whole = by_page(desk(typed("track"), on_screen=screen))
+    np.testing.assert_array_equal(pixels(whole[8]), moved(pixels(mine), 6))
+    click, screen = point(70, 50, 9, "Object 2", tag="point"), [*screen[:3], *whole.values()]
+    assert not by_page(desk(click, on_screen=screen), object_of(items[0]))
+    backend.restart()
+    assert not by_page(backend.desk()(click, on_screen=screen), object_of(items[0]))
+
+
 # other people
 
 

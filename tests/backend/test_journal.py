@@ -120,7 +120,9 @@ def test_broken_entries(data):
 
 def test_tracks_come_back_after_a_restart(journals, again):
     journal = journals()
-    journal.note(record_rows(record("a")) + record_rows(record("b", task="\ud800")) + record_rows(record("c")))
+    names = (("a", "7"), ("b", "\ud800"), ("c", "7"))
+    for number, (name, task) in enumerate(names):
+        journal.note(record_rows(record(name, task=task, made=1e9 + number)))
     found = {3: {"obj1": Known(noise(7), 0.5, 0.125)}, 1: {"obj1": Known(noise(8))}}
     for page, masks in found.items():
         journal.note(mask_rows("a", page, masks))
