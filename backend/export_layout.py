@@ -75,7 +75,7 @@ def layout_of(task: Mapping[str, Any], config: LabelConfig | None = None, film: 
 def safe_name(text: str) -> str:
     """A text from a task as the name of a file or folder; different texts keep different names."""
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:_LONGEST_NAME].lstrip(".")
-    if plain == text and not re.match(r"task-\d", plain):
+    if plain and plain == text and not re.match(r"task-\d", plain):
         return plain
     digest = blake2s(text.encode("utf-8", "replace"), digest_size=4).hexdigest()
     return f"{plain or 'video'}-{digest}"
