@@ -82,11 +82,16 @@ class Step:
 class _Entry:
     steps: dict[int, list[Step]] = field(default_factory=dict)  # by page
     prompts: set[tuple] = field(default_factory=set)
+    nbytes: int = _OVERHEAD
 
-    @property
-    def nbytes(self) -> int:
-        steps = (step for own in self.steps.values() for step in own)
-        return _OVERHEAD * (1 + len(self.prompts)) + sum(step.nbytes for step in steps)
+    def put(self, page: int, steps: list[Step], prompts: Sequence[tuple]) -> int:
+        """Sets the steps of a page; by how many bytes it is larger now."""
+        before = self.nbytes
+        self.nbytes += sum(step.nbytes for step in steps) - sum(step.nbytes for step in self.steps.get(page, ()))
+        self.nbytes += _OVERHEAD * len(set(prompts) - self.prompts)
+        self.steps[page] = steps
+        self.prompts.update(prompts)
+        return self.nbytes - before
 
 
 class Remembered:
@@ -123,24 +128,25 @@ class Remembered:
         for key, task_id, object_id in self._journal.prompts():
             prompts.setdefault((task_id, object_id), []).append(key)
         for task_id, object_id, step in self._journal.steps(self._max_bytes):
-            self._keep(task_id, object_id, prompts.get((task_id, object_id), ()), step)
+            self._keep(task_id, object_id, prompts.pop((task_id, object_id), ()), step)
         with self._lock:
             self._seen.update(dict.fromkeys(self._journal.asked()))
 
     def _keep(self, task_id: str, object_id: str, keys: Sequence[tuple], step: Step) -> bool:
         """Whether the same was answered just before."""
         with self._lock:
-            entry = self._entries.setdefault((task_id, object_id), _Entry())
+            entry = self._entries.get((task_id, object_id))
+            if entry is None:
+                entry = self._entries[task_id, object_id] = _Entry()
+                self._bytes += entry.nbytes
             self._entries.move_to_end((task_id, object_id))
-            self._bytes -= entry.nbytes if entry.steps else 0
             own = entry.steps.get(step.page, [])
             again = bool(own) and replace(own[-1], saved=step.saved) == step
-            entry.steps[step.page] = [*(own[:-1] if again else own[-STEPS + 1 :]), step]
+            steps = [*(own[:-1] if again else own[-STEPS + 1 :]), step]
+            self._bytes += entry.put(step.page, steps, keys)
             for key in keys:
                 again &= self._by_prompt.get(key) == object_id
-                entry.prompts.add(key)
                 self._by_prompt[key] = object_id
-            self._bytes += entry.nbytes
             while len(self._entries) > self._max_objects or (self._bytes > self._max_bytes and len(self._entries) > 1):
                 self._forget(self._entries.popitem(last=False)[1])
             return again
