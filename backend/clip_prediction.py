@@ -59,7 +59,8 @@ def fill_clip(
     told = [replies.Sight(one.label, one.thing.score, one.thing.surest) for one in named]
     names = ", ".join(dict.fromkeys(category.name for category in categories))
     sentence = replies.about_clip(names, told, seen.looked, len(frames), seen.left_out)
+    sentence = " ".join(filter(None, (sentence, seen.remark, reply.sentence)))
     items = [item for found in (*shown, *reply.carried) for item in items_of(services, tag, frames, ask, found)]
-    items += reply_items(config, tag, [(ask.page, f"{sentence} {reply.sentence}")])
+    items += reply_items(config, tag, [(ask.page, sentence)])
     masks = [found.mask for found in (*shown, *reply.carried) if found.mask.mask.any()]
     return Answer(items, task_score(masks), len(masks))

@@ -12,6 +12,7 @@ from backend.answers import Found, Reply, Services
 from backend.carried import Carried, Known
 from backend.carrying import Carrier
 from backend.engines import Session
+from backend.errors import EXPECTED
 from backend.frames import TaskFrames
 from backend.history import History
 from backend.label_config import ControlTag, Label, LabelConfig, ObjectTag
@@ -23,6 +24,7 @@ from backend.standing import SAME, overlap
 from backend.tracking import Reach
 from backend.words import category_names, label_for
 from x2sam.data.tasks import task_of
+from x2sam.errors import CancelledError
 from x2sam.inference.clip_objects import ClipObject
 from x2sam.inference.scheduler import Turn
 from x2sam.stages import stage
@@ -35,13 +37,20 @@ SEARCH_SHARE = 0.5
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What came of a search: objects, the pages that were looked at, words if the model said some, and how many things
-    were found beyond what can be carried. ``finished`` is False where time ran out."""
+    were found beyond what can be carried. ``finished`` is False where time ran out; ``problem`` says why it ended early
+    otherwise."""
 
     objects: Sequence[ClipObject]
     looked: Sequence[int]
     text: str | None = None
     left_out: int = 0
     finished: bool = True
+    problem: str | None = None
+
+    @property
+    def remark(self) -> str | None:
+        """What to tell where not all was looked at."""
+        return self.problem or (None if self.finished else replies.LOOKED_AT_SOME)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +87,7 @@ def search_clip(
 
     first: the page where the person is, or where the example is
     """
-    end = time.monotonic() + seconds
+    end, problem = time.monotonic() + seconds, None
     urgency = {} if priority is None else {"priority": priority}
     with session_on(services, frames) as session:
         search = session.find_in_clip(prompt, first=first, replaces=turn, **urgency)
@@ -87,9 +96,15 @@ def search_clip(
                 late = time.monotonic() >= end or services.admission.stopping
                 if late and search.looked:
                     break
-            return Seen(search.found(), tuple(search.looked), search.text, search.left_out, search.finished)
+        except CancelledError:
+            raise
+        except EXPECTED as error:  # a page that can't be had: what was found before it stays
+            if not search.looked:
+                raise
+            problem = str(error)
         finally:
             search.close()
+        return Seen(search.found(), tuple(search.looked), search.text, search.left_out, search.finished, problem)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +206,8 @@ class ClipWords:
             sentences.append(replies.about_clip(ask.typed or "", told, seen.looked, len(self.frames), seen.left_out))
         if strange:
             sentences.append(replies.no_label_for(strange, known))
-        if not seen.finished:
-            sentences.append(replies.LOOKED_AT_SOME)
+        if seen.remark:
+            sentences.append(seen.remark)
         return " ".join(sentences), kept
 
     def _all_like_it(self, ask: Ask, controls: Mapping[str, ControlTag], seen: Seen) -> tuple[str, list[Named]]:
@@ -202,7 +217,8 @@ class ClipWords:
         fresh = [thing for thing in seen.objects if not self._marked(thing, label)]
         kept = [Named(numbered(ask.object_id, number), label, control, thing) for number, thing in enumerate(fresh)]
         told = [Mask(thing.mask(thing.surest).mask, thing.score) for thing in fresh]
-        return replies.about_all(label, told, len(seen.objects) - len(fresh)), kept
+        sentence = replies.about_all(label, told, len(seen.objects) - len(fresh))
+        return " ".join(filter(None, (sentence, seen.remark))), kept
 
     def _marked(self, thing: ClipObject, label: str) -> bool:
         return any(

@@ -266,6 +266,17 @@ def test_a_page_that_can_not_be_read(desk, engine):
     assert sentences(desk(words("the red car"))) == ["page 1 is damaged; import the clip again"]
 
 
+def test_a_later_page_that_can_not_be_read(desk, engine):
+    def fail(page):
+        if page > 3:
+            raise FramesError(f"page {page + 1} is damaged; import the clip again")
+
+    engine.on_page = fail
+    entry = desk(words("the red car"))
+    assert sorted(by_page(entry)) == [0, 1, 2, 3], "what was found before it is kept"
+    assert "page 5 is damaged" in sentences(entry)[0] and "tracked 4 of 10 pages" in sentences(entry)[0]
+
+
 def test_scores_reach_the_editor(desk):
     entry = desk(words("the red car"))
     assert by_page(entry)[0]["score"] == pytest.approx(TEXT_SCORE)

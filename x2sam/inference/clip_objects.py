@@ -12,18 +12,25 @@ from x2sam.structures import Mask
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """A mask (H, W) as bits."""
+    """A mask of ``size`` (H, W): the bits inside ``box``, which is ``x, y, width, height`` in pixels."""
 
     bits: np.ndarray
     size: tuple[int, int]
+    box: tuple[int, int, int, int]
     score: float
 
     @classmethod
     def of(cls, mask: Mask) -> Finding:
-        return cls(np.packbits(mask.mask), mask.mask.shape, mask.score)
+        x, y, width, height = box = mask.bbox
+        return cls(np.packbits(mask.mask[y : y + height, x : x + width]), mask.mask.shape, box, mask.score)
 
     def mask(self) -> np.ndarray:
-        return np.unpackbits(self.bits, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
+        """bool (H, W)."""
+        x, y, width, height = self.box
+        whole = np.zeros(self.size, bool)
+        bits = np.unpackbits(self.bits, count=width * height)
+        whole[y : y + height, x : x + width] = bits.reshape(height, width)
+        return whole
 
 
 @dataclass(frozen=True, eq=False)
