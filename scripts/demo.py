@@ -3,7 +3,7 @@
     python scripts/demo.py [--once] [--model nano]
 
 Everything is kept in var/demo, so work done in the demo is still there the next time. ``--once`` (or DEMO_ONCE=1) tries
-a click through Label Studio's API and ends.
+a click and a track through Label Studio's API and ends.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "samples"
 CONFIGS = ROOT / "label_config"
 FIRST_CLICK = ("bus.jpg", 45.0, 53.0)  # percent: on the side of the bus
+CHAIR = (17.0, 18.0)  # percent: on the back of the chair on the first page of the clip
 EVERY = 2  # of the clip's frames, every second one becomes a page
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What was set up: project ids, backend ids, and the tasks of the picture project by file name."""
+    """What was set up: projects, backends, the tasks of the picture project by file name, and that of the clip; ids."""
 
     pictures: int
     clip: int
     backend: int
     tasks: dict[str, int]
+    clip_backend: int
+    clip_task: int
 
 
 def main() -> int:
@@ -60,11 +63,13 @@ def main() -> int:
         backend, backend_url = start_backend(label_studio, folder, options.model)
         prepare_files(folder / "files")
         backend.wait_ready(120)
+        print("The model is loaded; waiting for Label Studio ...", flush=True)
         label_studio.wait_ready()
         demo = set_up(label_studio, backend_url)
         print(instructions(label_studio, demo), flush=True)
         if options.once:
-            print(try_click(label_studio, demo))
+            print(try_click(label_studio, demo), flush=True)
+            print(try_track(label_studio, demo))
         else:
             _stay(label_studio.process, backend)
     except KeyboardInterrupt:
@@ -123,10 +128,12 @@ def set_up(label_studio: LabelStudioServer, backend_url: str) -> Demo:
     clip = _project(
         label_studio, "X2SAM clip", "video_frames", [{"frames": [_address("clip", name) for name in pages]}]
     )
-    label_studio.attach_backend(clip, backend_url)
+    clip_backend = label_studio.attach_backend(clip, backend_url)
     backend = label_studio.attach_backend(pictures, backend_url)
     listed = label_studio.api("GET", f"/api/tasks?project={pictures}&page_size=1000&fields=all")["tasks"]
-    return Demo(pictures, clip, backend, {task["data"]["image"].rsplit("/", 1)[-1]: task["id"] for task in listed})
+    tasks = {task["data"]["image"].rsplit("/", 1)[-1]: task["id"] for task in listed}
+    clips = label_studio.api("GET", f"/api/tasks?project={clip}&fields=all")["tasks"]
+    return Demo(pictures, clip, backend, tasks, clip_backend, min(task["id"] for task in clips))
 
 
 def try_click(label_studio: LabelStudioServer, demo: Demo) -> str:
@@ -149,6 +156,24 @@ def try_click(label_studio: LabelStudioServer, demo: Demo) -> str:
     if not mask[int(y / 100 * height), int(x / 100 * width)]:
         raise ServerError(f"the mask for a click on {name} does not contain the click")
     return f"A click on {name} was answered in {seconds:.1f} s with a mask of {mask.mean():.1%} of the picture."
+
+
+def try_track(label_studio: LabelStudioServer, demo: Demo) -> str:
+    """Tracks the chair over the pages of the clip through Label Studio's own API.
+
+    :raises ServerError: it comes back on no page but the one of the click.
+    """
+    names = sorted(path.name for path in (label_studio.files_root / "clip").glob("*.jpg"))
+    with Image.open(label_studio.files_root / "clip" / names[0]) as page:
+        width, height = page.size
+    prompt = click(*CHAIR, (height, width), "demo-track", "Object 1", from_name="track_point", item_index=0)
+    start = time.perf_counter()
+    answer = label_studio.ask(demo.clip_backend, demo.clip_task, prompt)
+    seconds = time.perf_counter() - start
+    pages = {item["item_index"] for item in answer["result"] if item["type"] == "bitmasklabels"}
+    if len(pages) < 2:
+        raise ServerError(f"a click on the chair was not tracked: {json.dumps(answer)[:500]}")
+    return f"A click on the chair was tracked over {len(pages)} of {len(names)} pages in {seconds:.1f} s."
 
 
 def instructions(label_studio: LabelStudioServer, demo: Demo) -> str:

@@ -18,7 +18,7 @@ from workplace import NANO, ROOT
 
 GUIDE = ROOT / "label_config" / "guide"
 SHADOW = (46.0, 76.0)  # percent: what lies under the bus in the picture of the first click
-CHAIR = (17.0, 18.0)
+CHAIR = demo.CHAIR
 MENDED = 29  # the last page of the clip, counted from 0
 WIDTH, QUALITY, LARGEST = 1100, 80, 150_000
 

@@ -208,6 +208,7 @@ def test_the_demo(workplace):
     made = demo.set_up(server, workplace.url)
     assert sorted(made.tasks) == sorted(path.name for path in demo.SAMPLES.glob("*.jpg"))
     assert "was answered in" in demo.try_click(server, made)
+    assert "over 30 of 30 pages" in demo.try_track(server, made)
     again = demo.set_up(server, workplace.url)
     assert (again.pictures, again.clip, again.tasks) == (made.pictures, made.clip, made.tasks)
     assert server.url in demo.instructions(server, again)
