@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from x2sam.cli import app
 from x2sam.commands.pictures import label_map, palette, read_object_masks, write_label_map
+from x2sam.commands.track import Doubtful
 from x2sam.data.scenes import generate_clip, generate_picture
 from x2sam.errors import FramesError, PromptError
 from x2sam.model.weights import save_pretrained
@@ -174,6 +175,7 @@ def test_track_writes_every_frame(call):
     for i in range(FRAMES):
         labels = np.asarray(Image.open(f"maps/{i:05d}.png"))
         assert labels.shape == (HEIGHT, WIDTH) and set(np.unique(labels)) <= {0, 1}
+    assert result["look_at"] == []  # the published layout follows without the radar
     assert result["objects"][0]["area"] == (np.asarray(Image.open("maps/00003.png")) == 1).sum() > 0
 
 
@@ -200,6 +202,14 @@ def test_track_follows_what_words_found(call):
     fine(call("track", "@clip.mp4", "--frame", 1, "--text", "red circle", "--model", "@model", "--json", "r.json"))
     result = loaded("r.json")
     assert result["frames"] == FRAMES and [o["phrase"] for o in result["objects"]] == ["red circle"]
+
+
+def test_the_most_doubtful_frames_come_first():
+    doubtful = Doubtful(3)
+    for frame, doubt in enumerate((0.2, None, 0.9, 0.1, 0.5, 0.2)):
+        doubtful.add(frame, 1, doubt)
+    found = [(row["frame"], row["doubt"]) for row in doubtful.worst_first()]
+    assert found == [(2, 0.9), (4, 0.5), (0, 0.2)] and not Doubtful().worst_first()
 
 
 def test_track_holds_no_frames(call, monkeypatch):

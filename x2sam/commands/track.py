@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +87,8 @@ def track(
             with clock.measure("prompt"):
                 objects = from_mask(session, frame, mask) if mask else from_prompt(session, frame, prompt)
             began = time.perf_counter()
-            frames = follow(session, objects, frame, direction, mode, out)
+            doubtful = Doubtful()
+            frames = follow(session, objects, frame, direction, mode, out, doubtful)
             seconds = time.perf_counter() - began
     from x2sam.evaluation.video import peak_rss_mb
 
@@ -98,6 +100,7 @@ def track(
         "objects": [o.describe() for o in objects],
         "direction": direction.value,
         "memory": mode,
+        "look_at": doubtful.worst_first(),
         "ms": {**clock.ms, "track": round(seconds * 1e3, 2)},
     }
     write_json(result, summary)
@@ -135,9 +138,29 @@ def from_prompt(session: Session, frame: int, prompt: Prompt) -> list[Followed]:
     return [Followed(m.object_id, n, m.area, float(m.score), m.phrase) for n, m in enumerate(masks, 1)]
 
 
+@dataclass
+class Doubtful:
+    """The masks of a track that are the most likely to be wrong, so many of them at most."""
+
+    most: int = 10
+    _kept: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def add(self, frame: int, number: int, doubt: float | None) -> None:
+        if doubt is None:
+            return
+        heapq.heappush(self._kept, (doubt, -frame, number))
+        if len(self._kept) > self.most:
+            heapq.heappop(self._kept)
+
+    def worst_first(self) -> list[dict]:
+        worst = sorted(self._kept, reverse=True)
+        return [{"frame": -frame, "number": number, "doubt": round(doubt, 4)} for doubt, frame, number in worst]
+
+
 def follow(
-    session: Session, objects: list[Followed], frame: int, direction: Direction, memory: str, out: Path | None
-) -> int:
+    session: Session, objects: list[Followed], frame: int, direction: Direction, memory: str, out: Path | None,
+    doubtful: Doubtful,
+) -> int:  # fmt: skip
     """Write every frame as it comes, none is held. Returns their number."""
     numbers = {o.id: o.number for o in objects}
     expected = {"forward": len(session) - frame, "backward": frame + 1}.get(direction.value, len(session))
@@ -145,6 +168,8 @@ def follow(
     with progress_bar(expected, "tracking") as step:
         for found in session.track(list(numbers), 0, None, direction.value, memory):
             count += 1
+            for mask in found.masks:
+                doubtful.add(found.frame, numbers[mask.object_id], mask.doubt)
             if out is not None:
                 write_label_map(out / f"{found.frame:05d}.png", labels_of(found, numbers, session.size(found.frame)))
             step()

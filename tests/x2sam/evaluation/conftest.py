@@ -44,10 +44,10 @@ class FakeSession:
         self.log.append(("correct", object_id, frame))
         self.masks[object_id] = mask
 
-    def track(self, object_ids, start, stop, direction):
+    def track(self, object_ids, start, stop, direction, memory=None):
         self.log.append(("track", tuple(object_ids), start, stop, direction))
         for k in range(start, stop):
-            yield FrameMasks(k, [Mask(self.masks[i], 1.0, i) for i in object_ids])
+            yield FrameMasks(k, [Mask(self.masks[i], 1.0, i, doubt=0.25) for i in object_ids])
 
     def close(self):
         self.log.append(("close",))

@@ -32,6 +32,7 @@ def loads(monkeypatch, engine):
     return calls
 
 
+VIDEO = {"clips", "J", "F", "JF", "fps", "peak_rss_mb"}
 CLICKS = {"objects", "miou", "miou_ci", "things", "stuff", "noc", "noc_cap", "ms"}
 
 
@@ -39,7 +40,9 @@ CLICKS = {"objects", "miou", "miou_ci", "things", "stuff", "noc", "noc_cap", "ms
     ("command", "keys"),
     [
         (["clicks", "--clicks", "2", "--prompt", "box"], CLICKS),
-        (["video", "--prompt", "click"], {"clips", "J", "F", "JF", "fps", "peak_rss_mb"}),
+        (["video", "--prompt", "click"], VIDEO),
+        (["video", "--corrections", "1", "--restart"], VIDEO | {"corrections", "interactions", "restarts"}),
+        (["drift"], {"model", "frames", "bad", "clips", "found", "calibration", "mean_doubt"}),
         (["referring"], {"images", "videos"}),
     ],
 )
@@ -49,7 +52,7 @@ def test_commands_write_their_result(loads, data, tmp_path, command, keys):
     run = CliRunner().invoke(app, [*command, *options])
     assert run.exit_code == 0, run.output
     assert set(json.loads(target.read_text())) == keys
-    assert loads == [("auto", "cpu", {"snap": True})]
+    assert [(model, device, options.get("snap", True)) for model, device, options in loads] == [("auto", "cpu", True)]
     assert [p.name for p in target.parent.iterdir()] == ["result.json"]
 
 
