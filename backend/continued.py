@@ -1,15 +1,16 @@
 """Objects of the task before, taken along into the next one of the same video.
 
 They keep their names, so that they are one track over all tasks. What is known of them comes from the last pages of the
-task before and, for those that were out of sight there, from the page where they were seen last: the walk begins on
-these pages (:mod:`backend.earlier_pages`), so that it is memory that carries them over, not a box.
+task before and, for those that were out of sight there, from the page where they were seen last, also a few tasks
+earlier: the walk begins on these pages (:mod:`backend.earlier_pages`), so that it is memory that carries them over, not
+a box.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from backend.video_spans import LAST_PAGES, Span, TaskBefore, TasksBefore, span_
 
 log = logging.getLogger(__name__)
 
+_TASKS_BACK = 3
 _SEEN_LAST = 4
 _API_SECONDS = 10.0  # for all that is asked for one answer
 
@@ -55,20 +57,30 @@ class Brought:
 
 
 def bring(services: Services, task: Task, tag: ObjectTag, frames: TaskFrames) -> Brought:
-    """The objects of the task before this one, as far as the pages before its own show them."""
+    """The objects of the task before this one, and those that left a little earlier, as far as pages before its own
+    show them."""
     span = span_of(task, len(frames))
     if span is None or span.start == 0:
         return Brought(problem=NO_VIDEO if span is None else FIRST)
-    problem = ""
+    left: list[_Left] = []
+    problem, at, until = "", span, time.monotonic() + _API_SECONDS
     try:
-        for before in _tasks_before(services, span, tag):
-            problem = NOTHING_THERE
-            found = _objects_of(services, before, tag, span)
-            if found.objects:
-                return found
+        while len(left) < _TASKS_BACK:
+            found = None
+            for before in _tasks_before(services, at, tag, until):
+                problem = NOTHING_THERE
+                found = _left_in(services, before, tag, at)
+                if found is not None:
+                    break
+            if found is None:
+                break
+            left.append(found)
+            at = found.span
     except MediaError as error:
         log.warning("the task before another can not be looked at: %s", type(error).__name__)
         problem = f"The task before this one can't be looked at: {error}"
+    if left:
+        return _brought(services, left, span)
     asked = services.settings.label_studio_api_key and span.project.isdigit()
     return Brought(problem=problem or (NO_TASK if asked else NOT_ASKED))
 
@@ -94,14 +106,13 @@ def note_seen(services: Services, task: Task, frames: TaskFrames, work: Work, an
         services.seen_tasks.note(task, span, work, answered)
 
 
-def _tasks_before(services: Services, span: Span, tag: ObjectTag) -> Iterator[TaskBefore]:
+def _tasks_before(services: Services, span: Span, tag: ObjectTag, until: float) -> Iterator[TaskBefore]:
     """What was left in the tasks before, the likeliest first: what people did, what was on a screen here, what was
-    predicted."""
+    predicted. Label Studio is asked ``until`` then."""
     remembered = services.seen_tasks.before(span)
     if not services.settings.label_studio_api_key:
         yield from remembered
         return
-    until = time.monotonic() + _API_SECONDS
 
     def ask(path: str, limit: int) -> bytes:
         left = until - time.monotonic()
@@ -125,52 +136,63 @@ def _tasks_before(services: Services, span: Span, tag: ObjectTag) -> Iterator[Ta
         yield api.we_left(task, before) or TaskBefore(task, before, Work())
 
 
-def _objects_of(services: Services, before: TaskBefore, tag: ObjectTag, span: Span) -> Brought:
-    """What can be taken along from a task; nothing where its pages can't be read."""
+@dataclass(frozen=True, eq=False)
+class _Left:
+    """What a task has of its ``objects``: where each is ``seen``, by the number of the frame in the video;
+    ``submitted``: a person says that this is all."""
+
+    span: Span
+    frames: TaskFrames
+    objects: Mapping[str, Carried]
+    seen: Mapping[str, Mapping[int, Known]]
+    submitted: bool
+
+
+def _left_in(services: Services, before: TaskBefore, tag: ObjectTag, span: Span) -> _Left | None:
+    """What can be taken along from a task; None where that is nothing, or its pages can't be read."""
     usable = span.start - before.span.start
     work = work_at_end(before.work, usable)
     try:
         frames, _ = frames_of(services, tag, before.task)
         screen = Screen.of(before.task.id, work, services.remembered, frames.size_of)
-        found = {one.object_id: one for one in screen.objects()}
+        objects = {one.object_id: one for one in screen.objects()}
         for name, label in before.answered.items():
-            if name not in found:
-                found[name] = screen.object(name, label)
-        seen = {one.object_id: _masks_before(one, usable) for one in found.values()}
-        pages = _pages_of(seen.values(), usable)
-        objects = [
-            _renumbered(one, seen[one.object_id], pages, frames, before.submitted)
-            for one in found.values()
-            if seen[one.object_id].keys() & set(pages)
-        ]
+            if name not in objects:
+                objects[name] = screen.object(name, label)
     except EXPECTED as error:
         log.warning("pages of the task before another can not be read: %s", type(error).__name__)
-        return Brought()
-    return Brought(objects, EarlierPages(frames, pages))
+        return None
+    seen: dict[str, dict[int, Known]] = {}
+    for name, one in objects.items():
+        masks = {**one.anew, **one.known}
+        shown = {page: known for page, known in masks.items() if page < usable and known.mask.box is not None}
+        if shown:
+            seen[name] = {before.span.start + page: known for page, known in shown.items()}
+    return _Left(before.span, frames, objects, seen, before.submitted) if seen else None
 
 
-def _masks_before(one: Carried, stop: int) -> dict[int, Known]:
-    """By page, where the object is seen."""
-    masks = {**one.anew, **one.known}
-    return {page: known for page, known in masks.items() if page < stop and known.mask.box is not None}
-
-
-def _pages_of(seen: Iterable[Mapping[int, Known]], stop: int) -> tuple[int, ...]:
-    """The last pages, and where the objects that are not on them were seen last."""
-    pages = set(range(max(stop - LAST_PAGES, 0), stop))
-    last = sorted({max(masks) for masks in seen if masks and not pages & masks.keys()}, reverse=True)
-    return tuple(sorted(pages | set(last[:_SEEN_LAST])))
-
-
-def _renumbered(
-    one: Carried, masks: Mapping[int, Known], pages: Sequence[int], frames: TaskFrames, complete: bool
-) -> Carried:
-    """The object as one that is known on the pages before. Where a person said that all is ``complete``, pages without
-    it show it is out of sight."""
-    known: dict[int, Known] = {}
-    for number, page in enumerate(pages, -len(pages)):
-        if page in masks:
-            known[number] = masks[page]
-        elif complete and known:
-            known[number] = Known(PackedMask.of(np.zeros(frames.size_of(page), bool)))
-    return Carried(one.object_id, one.label, known, frozenset(known), one.shape)
+def _brought(services: Services, left: Sequence[_Left], span: Span) -> Brought:
+    """The last pages before ``span``, and where the objects that are not on them were seen last; ``left`` are the tasks
+    before it, the nearest first."""
+    numbers = set(range(max(left[0].span.start, span.start - LAST_PAGES), span.start))
+    newest: dict[str, _Left] = {}
+    for one in left:
+        for name in one.seen:
+            newest.setdefault(name, one)
+    last = {max(one.seen[name]) for name, one in newest.items() if not numbers & one.seen[name].keys()}
+    order = sorted(numbers | set(sorted(last, reverse=True)[:_SEEN_LAST]))
+    homes = [next(one for one in left if one.span.start <= number < one.span.stop) for number in order]
+    addresses = [home.frames.addresses[number - home.span.start] for number, home in zip(order, homes, strict=True)]
+    frames = TaskFrames(addresses, services.fetcher, services.decoded, services.settings.max_pixels)
+    objects = []
+    for name, one in newest.items():
+        known: dict[int, Known] = {}
+        for page, (number, home) in enumerate(zip(order, homes, strict=True)):
+            if number in one.seen[name]:
+                known[page - len(order)] = one.seen[name][number]
+            elif known and home.submitted:  # a page without it shows that it is out of sight
+                known[page - len(order)] = Known(PackedMask.of(np.zeros(frames.size_of(page), bool)))
+        if known:
+            thing = one.objects[name]
+            objects.append(Carried(name, thing.label, known, frozenset(known), thing.shape))
+    return Brought(objects, EarlierPages(frames, tuple(range(len(order)))))

@@ -109,6 +109,22 @@ def test_objects_that_left_may_come_back(desk, pictures, engine):
     assert "Object 2: not seen on pages 1-6." in sentences(entry)[0]
 
 
+def test_objects_that_left_a_task_earlier_may_come_back(desk, pictures, engine):
+    pictures.add(13, 2 * PAGES)
+    pictures.store("annotations", 11, [*moving(A, 10, range(PAGES)), *moving(B, 60, range(4))])
+    pictures.store("annotations", 12, moving(A, 10 + STEP * PAGES, range(PAGES)))
+    (entry,) = desk.open(13)
+    assert "Least sure" in sentences(entry)[0]
+    given = {(frame, name): mask.any() for frame, name, mask in engine.corrected}
+    assert given == {
+        **{(frame, A): True for frame in range(1, 4)},
+        (0, B): True,
+        **{(frame, B): False for frame in range(1, 4)},
+    }, "page 4 of the first task, then the last three of the second"
+    assert len(engine.sessions[-1].frames) == 4 + PAGES
+    np.testing.assert_array_equal(pixels(by_page(entry, A)[0]), at(10 + STEP * 2 * PAGES))
+
+
 def test_masks_drawn_by_hand_come_along(desk, pictures):
     pictures.store("annotations", 11, [region("kx3", 4, at(30)), region("ky7", 5, at(32))])
     items = by_page(desk.open(12)[0])
