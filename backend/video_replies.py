@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import shorten
 
 from backend.replies import page_ranges
 from backend.track_replies import Carriage
 
 _LEAST_SURE = 3
+_LONGEST = 80
 NO_RECTANGLES = (
     "Objects on a Video tag are answered as rectangles over time: give it a <Labels> and a <VideoRectangle>, as "
     "label_config/video_boxes.xml has. For masks, import the video as pages (python -m backend video import)."
@@ -28,7 +30,7 @@ LOOKED_AT_SOME = "There was no time to look at more frames; type it again to loo
 def about_frames(objects: Sequence[Carriage], done: int, total: int, finished: bool, problem: str | None = None) -> str:
     """The answer to ``track``: frames, where objects were not seen, and the frames that are least sure; the pages of
     ``objects`` are Label Studio's frames less one."""
-    names = ", ".join(dict.fromkeys(one.label for one in objects))
+    names = shorten(", ".join(dict.fromkeys(one.label for one in objects)), _LONGEST)
     whole = "1 frame" if total == 1 else f"{total} frames"
     if finished and problem is None:
         parts = [f"{names}: tracked {whole}."]
@@ -37,7 +39,7 @@ def about_frames(objects: Sequence[Carriage], done: int, total: int, finished: b
     parts += [problem] if problem else []
     for one in objects:
         if one.unseen:
-            whose = f"{one.label}: not" if len(objects) > 1 else "Not"
+            whose = f"{shorten(one.label, _LONGEST)}: not" if len(objects) > 1 else "Not"
             parts.append(f"{whose} seen on {frame_ranges(one.unseen)}.")
     lowest = sorted(score for one in objects for score in one.scores)[:_LEAST_SURE]
     if lowest:

@@ -109,6 +109,16 @@ def test_the_label_that_a_text_names_and_several_things(desk):
     assert [item["id"] for item in items] == [items[0]["id"], f"{items[0]['id']}n2"]
 
 
+def test_of_two_fields_the_new_text_counts(client, pictures):
+    second = '<TextArea name="other" toName="video"/></View>'
+    desk = Desk(client, XML.replace("</View>", second))
+    first, other = typed("the square"), typed("track") | {"from_name": "other"}
+    (item,) = regions(desk(first))
+    assert "nothing to do" in sentences(desk(first, other, on_screen=[item]))[0]
+    changed = typed("the big square")
+    assert "big" in sentences(desk(changed, other, on_screen=[item]))[0]
+
+
 def test_nothing_found_and_questions(desk, engine):
     entry = desk(typed("nothing at all"))
     assert not regions(entry) and "Found nothing" in sentences(entry)[0]
