@@ -152,6 +152,7 @@ class ObjectRounds:
         if points:
             grid = torch.tensor(
                 [[2 * p.x / sizes.original[1] - 1, 2 * p.y / sizes.original[0] - 1] for p in points],
+                dtype=probability.dtype,  # places may be numpy's numbers, of which double ones would be made
                 device=probability.device,
             )
             at = F.grid_sample(probability[None], grid[None, None], padding_mode="border", align_corners=False)[0, :, 0]

@@ -111,6 +111,12 @@ def test_equal_prompts_give_equal_answers(rounds, model, tiny_tokenizer, prompt)
             assert np.array_equal(a.probability, b.probability) and a.score == b.score
 
 
+def test_places_may_be_numbers_of_numpy(rounds):
+    (plain,) = answered(rounds, Prompt(points=(PLUS,)))
+    (other,) = answered(rounds, Prompt(points=(Point(np.float64(PLUS.x), np.float64(PLUS.y)),)))
+    assert np.array_equal(plain.probability, other.probability)
+
+
 def test_the_seed_decides_the_points_that_are_read(model, tiny_tokenizer):
     found = [answered(rounds_on(model, tiny_tokenizer, seed), Prompt(points=(PLUS,)))[0] for seed in (0, 1)]
     assert not torch.equal(found[0].condition.classes, found[1].condition.classes)
