@@ -11,6 +11,7 @@ from backend import logs
 from backend.doctor_command import doctor
 from backend.errors import EXPECTED
 from backend.export_command import export_masks
+from backend.import_command import import_masks
 from backend.probe import ask_ready
 from backend.settings import Settings, settings_help, unknown_settings
 from backend.video_cli import app as video_app
@@ -76,3 +77,4 @@ def ready() -> None:
 
 app.command()(doctor)
 app.command("export")(export_masks)
+app.command("import-masks")(import_masks)

@@ -133,8 +133,9 @@ def _whose(one: Drawn) -> str:
 def _source(annotation: Json, task: Mapping[str, Any]) -> Source:
     parent = annotation.get("prediction")
     begun = annotation.get("parent_prediction")
-    known = [parent] if isinstance(parent, dict) else []
-    known += [one for one in objects_in(task.get("predictions")) if one.get("id") == begun and begun is not None]
+    # The JSON export has numbers of predictions only, and in the annotation the project's current prediction of that
+    # moment, which need not be the one that it was begun from.
+    known = [one for one in objects_in([parent, *_listed(task)]) if one.get("id") == begun and begun is not None]
     version = next((one.get("model_version") for one in known if one.get("model_version")), None)
     return Source(
         _id(annotation),
@@ -143,6 +144,11 @@ def _source(annotation: Json, task: Mapping[str, Any]) -> Source:
         str(version) if version is not None else None,
         begun if isinstance(begun, int) else None,
     )
+
+
+def _listed(task: Mapping[str, Any]) -> list[Any]:
+    predictions = task.get("predictions")
+    return predictions if isinstance(predictions, list) else []
 
 
 def _person(annotation: Json) -> int | None:

@@ -72,26 +72,32 @@ class LabelStudioApi:
 
         ``review`` keeps Label Studio from asking ML backends for predictions of what it lists.
         """
+        return ((task["id"], str(task.get("updated_at") or "")) for task in self._listed(project, "id,updated_at"))
+
+    def listed_data(self, project: int) -> Iterator[dict[str, Any]]:
+        """The tasks with their data only, in order of their ids."""
+        return self._listed(project, "id,data")
+
+    def _listed(self, project: int, entries: str) -> Iterator[dict[str, Any]]:
         last = 0
-        while True:
-            tasks = self._tasks_from(project, last + 1, None, _LISTED, whole=False)
-            yield from ((task["id"], str(task.get("updated_at") or "")) for task in tasks)
-            if len(tasks) < _LISTED:
-                return
+        while tasks := self._tasks_from(project, last + 1, None, _LISTED, {"include": entries}):
+            yield from tasks
             last = tasks[-1]["id"]
 
     def whole_tasks(self, project: int, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Tasks with their annotations and predictions, data as it was imported; ``ids`` in order, and those of the
         project in between. One by one where several are too much for one answer."""
         try:
-            yield from self._tasks_from(project, ids[0], ids[-1], len(ids), whole=True)
+            yield from self._tasks_from(project, ids[0], ids[-1], len(ids), {"fields": "all"})
         except TooLongError:
             if len(ids) == 1:
                 raise
             for task in ids:
-                yield from self._tasks_from(project, task, task, 1, whole=True)
+                yield from self._tasks_from(project, task, task, 1, {"fields": "all"})
 
-    def _tasks_from(self, project: int, first: int, last: int | None, count: int, whole: bool) -> list[dict[str, Any]]:
+    def _tasks_from(
+        self, project: int, first: int, last: int | None, count: int, fields: Mapping[str, str]
+    ) -> list[dict[str, Any]]:
         if last is None:
             wanted = {"filter": "filter:tasks:id", "operator": "greater_or_equal", "type": "Number", "value": first}
         else:
@@ -99,7 +105,6 @@ class LabelStudioApi:
             wanted = {"filter": "filter:tasks:id", "operator": "in", "type": "Number", "value": span}
         query = {"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": [wanted]}}
         given = {"project": project, "page": 1, "page_size": count, "review": "true", "resolve_uri": "false"}
-        fields = {"fields": "all"} if whole else {"include": "id,updated_at"}
         params = urlencode({**given, **fields, "query": json.dumps(query)})
         return self._call("GET", f"/api/tasks?{params}", f"the tasks of project {project}")["tasks"]
 

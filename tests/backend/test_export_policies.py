@@ -248,3 +248,16 @@ def test_wrong_options_are_told(export, words, told):
 def test_an_unknown_format_is_told(export):
     export.run([task(1)], "yolo", code=2)
     assert "coco, ytvis, davis, png, x2sam" in export.said
+
+
+def test_the_version_is_that_of_the_prediction_it_was_begun_from(export):
+    current = {"id": 9, "model_version": "v2", "result": []}
+    entries = [
+        task(1, annotation([drawn(RING, "a")], 1, parent_prediction=9, prediction=current)),
+        task(2, annotation([drawn(RING, "a")], 2, parent_prediction=8, prediction=current)),
+        task(3, annotation([drawn(RING, "a")], 3, prediction=current)),
+        task(4, annotation([drawn(RING, "a")], 4, parent_prediction=7)),
+    ]
+    entries[3]["predictions"] = [{"id": 7, "model_version": "v1"}]
+    items = read(export.run(entries, "coco") / "manifest.json")["items"]
+    assert [item["tasks"][0]["sources"][0]["model_version"] for item in items] == ["v2", None, None, "v1"]
