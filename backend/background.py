@@ -190,16 +190,17 @@ class Tracks:
         """The track that is about this: the one that runs or ended, else a new one.
 
         A new one takes the place of running ones of the same objects and begins with what earlier ones found and what
-        is known now does not change; only those count that are ``mine``.
+        is known now does not change; only those count that are ``mine``, on the same pages and with the same model.
 
         :raises OverloadedError: too many wait already.
         """
         with self._taking:
             before = [job for job in self.of_task(record.task_id) if mine(job)]
+            same = [job for job in before if _alike(job.record, record)]
             job = self._again(record)
             if job is not None:
                 return job
-            job = self._begin(record, _reused(record, before))
+            job = self._begin(record, _reused(record, same))
             for earlier in before:
                 if earlier.running and earlier.names & job.names:
                     self.stop(earlier)
@@ -339,6 +340,11 @@ class Tracks:
         with self._lock:
             self._forget()
         log.info("track ended", extra={"fields": _fields(job.record) | _counts(job.progress()) | {"state": state}})
+
+
+def _alike(before: TrackRecord, now: TrackRecord) -> bool:
+    """Whether what one found can be what the other looks for: the same pages and model."""
+    return (before.pages, before.version) == (now.pages, now.version)
 
 
 def _reused(record: TrackRecord, before: Sequence[TrackJob]) -> dict[int, dict[str, Known]]:

@@ -206,7 +206,7 @@ class Carrier:
     def predicted(self) -> Reply | None:
         """What tracks that ended have found, but for masks that a person made; None where that is nothing, where one
         still runs, or where it is several people's."""
-        jobs = self.services.tracks.of_task(self.task.id)
+        jobs = self._jobs()
         people = {job.person for job in jobs if job.person is not None}
         if any(job.running for job in jobs) or len(people) > 1:
             return None
@@ -226,7 +226,7 @@ class Carrier:
 
     def _stop(self, ask: Ask) -> Reply:
         """Ends the person's tracks; what they found is shown."""
-        jobs = [job for job in self.services.tracks.of_task(self.task.id) if job.running and self._is_mine(job)]
+        jobs = [job for job in self._jobs() if job.running and self._is_mine(job)]
         if not jobs:
             return Reply(ask, NOTHING_RUNS)
         given = []
@@ -268,11 +268,15 @@ class Carrier:
         sentence = about_track(told, progress)
         return Reply(ask, sentence, others=others, carried=carried)
 
+    def _jobs(self) -> list[TrackJob]:
+        """The tracks on these pages, the oldest first; the task may have had others."""
+        return [job for job in self.services.tracks.of_task(self.task.id) if job.record.pages == self.frames.addresses]
+
     def _newest(self, new: Iterable[str]) -> Iterator[tuple[TrackJob, set[str]]]:
         """The person's tracks, the newest first, each with the objects that it is the newest of: what earlier ones
         found of them counts no more. ``new`` are objects that this request is about."""
         covered: set[str] = set()
-        for job in reversed(self.services.tracks.of_task(self.task.id)):
+        for job in reversed(self._jobs()):
             if self._is_mine(job, new):
                 names = job.names - covered
                 covered |= names
@@ -322,9 +326,10 @@ class Carrier:
         pages = self.frames.addresses
         before = self.earlier.addresses if self.earlier is not None else ()
         earlier = job.record.earlier if job is not None else before
-        about = (self.task.id, self.services.model_version, pages, earlier, reach, fingerprint(objects))
+        version = self.services.model_version
+        about = (self.task.id, version, pages, earlier, reach, fingerprint(objects))
         name = blake2s(repr(about).encode("utf-8", "replace"), digest_size=16).hexdigest()
-        return TrackRecord(name, self.task.id, self._person, pages, tuple(objects), reach, earlier)
+        return TrackRecord(name, self.task.id, self._person, pages, tuple(objects), reach, earlier, version)
 
     @property
     def _person(self) -> str | None:

@@ -24,6 +24,7 @@ class TrackRecord:
 
     person: stands for whoever asked, None where nobody did; for comparing only
     pages:  the addresses of the task's pages; earlier: of those before them, which have numbers below 0
+    version: of the model that was asked
     tries:  starts since the last new page
     """
 
@@ -34,6 +35,7 @@ class TrackRecord:
     objects: tuple[Carried, ...]
     reach: Reach
     earlier: tuple[str, ...] = ()
+    version: str = ""
     state: str = RUNNING
     problem: str | None = None
     tries: int = 0
@@ -52,7 +54,7 @@ def record_rows(record: TrackRecord) -> list[Row]:
         objects.append({**named, "kept": sorted(one.kept), "known": known})
     reach = [record.reach.direction, record.reach.pages, record.reach.page, record.reach.earlier]
     pages = {"pages": record.pages, "earlier": record.earlier}
-    words = {"person": record.person, **pages, "reach": reach, "objects": objects}
+    words = {"person": record.person, "version": record.version, **pages, "reach": reach, "objects": objects}
     values = (
         record.id,
         name_of(record.task_id),
@@ -121,7 +123,7 @@ def _records(rows: Iterable) -> Iterable[TrackRecord]:
             (task_id,) = parts_of(row.task)
             pages, earlier = tuple(words["pages"]), tuple(words["earlier"])
             reach = Reach(*words["reach"])
-            record = TrackRecord(row.id, task_id, words["person"], pages, objects, reach, earlier)
+            record = TrackRecord(row.id, task_id, words["person"], pages, objects, reach, earlier, words["version"])
         except BROKEN:
             continue
         yield replace(record, state=row.state, problem=row.problem, tries=row.tries, made=row.made)

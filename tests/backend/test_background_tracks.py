@@ -303,6 +303,24 @@ def test_after_a_restart_edits_are_told_from_what_was_proposed(backend, desk, en
     np.testing.assert_array_equal(pixels(again[5]), moved(pixels(mine), -1))
 
 
+def test_another_model_makes_all_of_it_anew(backend, desk, engine):
+    engine.on_page = lambda page: None
+    items = by_page(desk(point(50, 50, 0)))
+    engine.version = "fake-0002"
+    engine.walked.clear()
+    assert sorted(by_page(desk(typed("track"), on_screen=items.values()))) == list(range(1, PAGES))
+    assert [page for _, page in engine.walked] == list(range(PAGES))
+
+
+def test_other_pages_in_the_task_get_nothing_of_it(backend, desk, engine):
+    items = by_page(desk(point(50, 50, 0)))
+    backend.wait_idle()
+    click = point(70, 50, 2, "Object 2", tag="point")
+    assert not by_page(desk(click, on_screen=items.values(), pages=PAGES - 1), object_of(items[0]))
+    assert "result" not in desk.open(pages=PAGES - 1)
+    assert by_page(desk(click, on_screen=items.values()), object_of(items[0]))
+
+
 def test_after_a_restart_clicks_go_on_correcting(backend, desk, engine):
     first = point(50, 50, 2, tag="point")
     desk(first)

@@ -41,7 +41,9 @@ def step(seed=0, page=0, tracked=False, **fields):
 
 def record(name="a", task="7", state=RUNNING, **fields):
     one = Carried("obj1", "Object", {0: Known(noise(), 0.25), 4: Known(noise(1))}, frozenset({4, 5}), "brush")
-    return TrackRecord(name, task, "ann", ("/p0", "/p1"), (one,), Reach("forward", 7, 2), ("/e",), state, **fields)
+    return TrackRecord(
+        name, task, "ann", ("/p0", "/p1"), (one,), Reach("forward", 7, 2), ("/e",), "v1", state, **fields
+    )
 
 
 @pytest.fixture
@@ -134,7 +136,8 @@ def test_tracks_come_back_after_a_restart(journals, again):
     assert [one.id for one in tracks_of(journal, "7")] == ["c", "a"]
     (other,) = tracks_of(journal, "\ud800")
     back, begun = tracks_of(journal, "7")[1], record("a")
-    assert (back.person, back.pages, back.earlier, back.reach) == ("ann", ("/p0", "/p1"), ("/e",), begun.reach)
+    assert (back.person, back.pages, back.earlier, back.version) == ("ann", ("/p0", "/p1"), ("/e",), "v1")
+    assert back.reach == begun.reach
     (one,), (before,) = back.objects, begun.objects
     assert (one.object_id, one.label, one.known, one.kept, one.shape) == (
         before.object_id, before.label, before.known, before.kept, before.shape,
