@@ -66,6 +66,15 @@ def heat_of(places: Tensor, embeddings: Tensor) -> Tensor:
     return torch.einsum("fpc,fchw->fphw", rows, places).flatten(0, 1) / places.shape[1] ** 0.5
 
 
+def _copies(maps: Tensor, rows: int) -> Tensor:
+    """Maps (F, C, h, w) of F pictures as ``rows`` prompts see them, each picture's side by side; nothing is copied
+    where all prompts are about one picture."""
+    pictures = maps.shape[0]
+    if pictures in (1, rows):
+        return maps.expand(rows, -1, -1, -1)
+    return maps.repeat_interleave(rows // pictures, 0)
+
+
 class X2SAM(nn.Module):
     def __init__(self, config: X2SAMConfig):
         super().__init__()
@@ -170,11 +179,10 @@ class X2SAM(nn.Module):
         out = features.mask_features
         if self.memory_bridge is not None and memory:
             read = F.interpolate(self.memory_bridge(maps[0]), size=out.shape[-2:], mode="bilinear", align_corners=False)
-            out = out.repeat_interleave(read.shape[0] // out.shape[0], 0) + read
+            out = _copies(out, read.shape[0]) + read
         for entry in memory:
             if self.sketch_bridge is not None and entry.sketch is not None:
-                out = out.repeat_interleave(entry.sketch.shape[0] // out.shape[0], 0)
-                out = out + self.sketch_bridge(2 * entry.sketch - 1)
+                out = _copies(out, entry.sketch.shape[0]) + self.sketch_bridge(2 * entry.sketch - 1)
         return out
 
     def remember(self, features: FrameFeatures, guidance: Tensor | LevelPrediction, time: int) -> MemoryEntry:
