@@ -21,20 +21,22 @@ from backend.cloud_storage import through_label_studio
 from backend.engines import Session
 from backend.errors import MediaError
 from backend.evidence import Work
-from backend.geometry import Box, corners_to_box, corners_to_mask, percent_to_corners
+from backend.geometry import Box, corners_to_box, corners_to_mask, mask_to_box, percent_to_corners
 from backend.label_config import ControlTag, Label, LabelConfig, ObjectTag, task_value
 from backend.prompts import Ask
 from backend.protocol import Task, TypedText
 from backend.remembered import PackedMask, Step
 from backend.results import Item
+from backend.standing import SAME
 from backend.track_replies import NOTHING_RUNS, Carriage
 from backend.tracking import Order, Reach, order_of
-from backend.video_boxes import sequence_to_boxes, track_value
+from backend.video_boxes import box_iou, sequence_to_boxes, track_value
 from backend.video_files import ClipFrames, frame_rate
 from backend.video_regions import Keyframes, VideoRegion, numbers_of
 from backend.video_walk import BoxWalk, Thing
 from backend.words import category_names, label_for, needs_label, text_asks
 from x2sam.data.tasks import task_of
+from x2sam.inference.clip_objects import ClipObject
 from x2sam.inference.scheduler import Turn
 from x2sam.stages import stage
 from x2sam.structures import Prompt
@@ -127,14 +129,14 @@ class _Request:
 
     def found_by(self, text: TypedText) -> Answer:
         """What a text finds, followed over the whole video."""
-        (ask,) = text_asks(self.task, [text], self.config, self.labels)
+        (ask,) = text_asks(self.task, [text], self.config, self.labels, self)
         if needs_label(ask) and not (ask.label or label_for(self.labels, ask.typed)):
             return self._told(replies.which_label([label.value for label in self.labels], ask.typed))
         if ask.prompt.text is not None and task_of(ask.prompt, "video").name == "chat":
             with session_on(self.services, self.frames) as session:
                 return self._told(session.chat(ask.prompt.text)[0])
         seconds = SEARCH_SHARE * self.services.settings.track_seconds - (time.monotonic() - self.begun)
-        seen = search_clip(self.services, self.frames, ask.prompt, None, seconds, turn=self.turn)
+        seen = search_clip(self.services, self.frames, ask.prompt, ask.page, seconds, turn=self.turn)
         sentence, subjects = self._named(ask, seen)
         for one in subjects:
             for frame, mask in one.known.items():
@@ -142,6 +144,16 @@ class _Request:
                 self.services.remembered.add(self.task.id, one.id, ask.prompt_ids, step)
         subjects = [self._with_standing(one) for one in subjects]
         return self._walked(subjects, Reach(), sentence) if subjects else self._told(sentence)
+
+    def example(self, _page: int | None) -> Ask | None:
+        """The newest rectangle on the screen, for “all”: the frame of the clip is its page."""
+        if not self._standing():
+            return None
+        region = self._standing()[-1]
+        key = region.keyframes[min(self._fixed(region) or region.keyframes)]
+        box = sequence_to_boxes([{**key, "frame": 1}], self.frames.video.size, 1)[0]
+        frame = self.frames.at(key["frame"])
+        return Ask(region.id, Prompt(boxes=(box,)), self.tag.name, label=region.label, page=frame) if box else None
 
     # what is known
 
@@ -215,8 +227,10 @@ class _Request:
     def _named(self, ask: Ask, seen: Seen) -> tuple[str, list[Subject]]:
         """What is told about a text, and what it found."""
         names = category_names(ask.prompt)
+        alike = ask.prompt.task == "vgdseg"
+        things = [thing for thing in seen.objects if not (alike and self._is_marked(thing))]
         kept, told, strange = [], [], []
-        for number, thing in enumerate(seen.objects):
+        for number, thing in enumerate(things):
             phrase = thing.phrase or (names[thing.category] if names else "")
             label = ask.label or getattr(
                 label_for(self.labels, *((phrase,) if names else (phrase, ask.typed))), "value", None
@@ -228,13 +242,22 @@ class _Request:
             kept.append(Subject(numbered(ask.object_id, number), label, known))
             told.append(thing.mask(thing.surest))
         sentences = [seen.text] if seen.text else []
-        if kept or not strange:
+        if alike:
+            sentences.append(replies.about_all(ask.label or "", told, len(seen.objects) - len(things)))
+        elif kept or not strange:
             sentences.append(replies.about_text(ask.typed or "", told))
         if strange:
             sentences.append(replies.no_label_for(strange, [label.value for label in self.labels]))
         if not seen.finished:
             sentences.append(video_replies.LOOKED_AT_SOME)
         return " ".join(sentences), [one for one in kept if _seen(one)]
+
+    def _is_marked(self, thing: ClipObject) -> bool:
+        """Whether a rectangle on the screen is about where a thing is seen best."""
+        size, number = self.frames.video.size, int(np.searchsorted(self.frames.shown, thing.surest)) + 1
+        box = mask_to_box(thing.mask(thing.surest).mask)
+        drawn = (sequence_to_boxes(list(one.keyframes.values()), size, number)[-1] for one in self._standing())
+        return box is not None and any(_overlap(box, other) > SAME for other in drawn if other is not None)
 
     # the walk
 
@@ -333,6 +356,11 @@ class _Request:
 
 def _seen(one: Subject) -> list[int]:
     return Thing(one.id, one.known).seen
+
+
+def _overlap(one: Box, other: Box) -> float:
+    rows = [np.array([[x0, y0, x1 - x0, y1 - y0]]) for x0, y0, x1, y1 in (one, other)]
+    return float(box_iou(*rows)[0])
 
 
 def _thinned(numbers: Sequence[int]) -> list[int]:

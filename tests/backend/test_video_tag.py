@@ -109,6 +109,18 @@ def test_the_label_that_a_text_names_and_several_things(desk):
     assert [item["id"] for item in items] == [items[0]["id"], f"{items[0]['id']}n2"]
 
 
+def test_all_like_a_rectangle(desk, engine):
+    assert "All of what?" in sentences(desk(typed("all")))[0]
+    entry = desk(typed("all"), on_screen=[rectangle(key(1, MINE), key(20, right(MINE, 19)), label="Object 2")])
+    (item,) = regions(entry)
+    assert item["value"]["labels"] == ["Object 2"] and item["id"] != "k3fJ2"
+    (asked,) = {prompt.boxes for _, _, prompt in engine.asked if prompt.task == "vgdseg"}
+    np.testing.assert_allclose(asked, [MINE], atol=1e-4)
+    mirrored = (WIDTH - MINE[2], MINE[1], WIDTH - MINE[0], MINE[3])
+    assert same(drawn(item)[1], mirrored), "the one that has no rectangle yet"
+    assert "1 object of that kind is marked already" in sentences(entry)[0]
+
+
 def test_of_two_fields_the_new_text_counts(client, pictures):
     second = '<TextArea name="other" toName="video"/></View>'
     desk = Desk(client, XML.replace("</View>", second))
