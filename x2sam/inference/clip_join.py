@@ -20,6 +20,9 @@ CONTINUES = 0.3
 one frame to the next, since several frames lie between."""
 SAME = 0.7
 """Overlap above which two masks show the same thing, whatever it is called."""
+AGREES = 0.6
+"""Overlap above which a finding is as good as what arrives: then the object is known there. Less sure ones only say
+that it is the same thing; a track outlines it better than they do."""
 COVERED = 0.7
 """Share of the smaller mask inside the other above which a finding is a part of what arrives, seen badly."""
 MOST_OBJECTS = 32
@@ -42,10 +45,12 @@ Carry = Callable[[Mapping[int, Sighting]], Walk]
 
 @dataclass(eq=False)
 class Group:
-    """One object: the sightings that are it, and the number that it is carried under."""
+    """One object: the sightings that are it, and the number that it is carried under. ``anchors`` are the members that
+    show it well."""
 
     number: int
     members: list[Sighting]
+    anchors: list[Sighting]
 
     @property
     def weight(self) -> float:
@@ -116,11 +121,14 @@ class Joining:
     left_out: int = 0
 
     def __post_init__(self) -> None:
-        self._free = without_doubles(self.sightings)
+        # in an order of their own, so that the same findings make the same objects
+        ordered = sorted(self.sightings, key=lambda one: (one.frame, -one.score, one.category, one.finding.box))
+        self._free = without_doubles(ordered)
         self._frames = sorted({one.frame for one in self._free})
         stuff = [one for one in self._free if self.things and not self.things[one.category]]
         for category in sorted({one.category for one in stuff}):
-            self.groups.append(Group(len(self.groups), [one for one in stuff if one.category == category]))
+            own = [one for one in stuff if one.category == category]
+            self.groups.append(Group(len(self.groups), own, own))
         self._free = [one for one in self._free if one not in stuff]
         self._round = self._begin()
 
@@ -173,7 +181,7 @@ class Joining:
         if not room:
             self.left_out = len(free)
             return []
-        groups = [Group(len(self.groups) + n, [one]) for n, one in enumerate(begun[:room])]
+        groups = [Group(len(self.groups) + n, [one], [one]) for n, one in enumerate(begun[:room])]
         self.groups += groups
         taken = begun[:room]
         self._free = [one for one in self._free if one not in taken]
@@ -207,12 +215,14 @@ class Joining:
             for one, outline in here
         ]
         taken: dict[int, Sighting] = {}
-        for overlap, group, one, related in sorted(pairs, key=lambda pair: (-pair[0], pair[1].number)):
+        for overlap, group, one, related in sorted(pairs, key=lambda p: (-p[0], not p[3], p[1].number)):
             if group.number in taken or one in taken.values() or overlap <= (CONTINUES if related else SAME):
                 continue
             if related or not self.one_each:
                 group.members.append(one)
                 taken[group.number] = one
+                if overlap > AGREES:
+                    group.anchors.append(one)
         used = list(taken.values())
         for group, there in arrived:
             used += [o for o, outline in here if self._related(group, o) and there.covers(outline) > COVERED]

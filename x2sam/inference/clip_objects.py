@@ -53,8 +53,8 @@ class Sighting:
 
 @dataclass(frozen=True, eq=False)
 class ClipObject:
-    """One object of a clip. ``findings`` are its masks on the frames where it was found by itself, not carried to;
-    ``category`` and ``phrase`` say which of the prompt's items it is."""
+    """One object of a clip. ``findings`` are its masks on frames where it was found by itself and what was carried
+    there agreed; ``category`` and ``phrase`` say which of the prompt's items it is."""
 
     object_id: str
     findings: Mapping[int, Finding]

@@ -76,7 +76,7 @@ class ClipSearch:
         """The objects so far, in the order in which they were first known; the session can track them from here on.
         Of a stream each has its surest mask, as all would fill the memory."""
         if self._memory == "fifo":
-            groups = [Group(number, [one]) for number, one in self._streamed.items()]
+            groups = [Group(number, [one], [one]) for number, one in self._streamed.items()]
         else:
             groups = self._join().objects()
         objects = [self._object(group) for group in groups]
@@ -85,7 +85,7 @@ class ClipSearch:
 
     def _object(self, group: Group) -> ClipObject:
         findings: dict[int, Finding] = {}
-        for one in sorted(group.members, key=lambda one: one.score):
+        for one in sorted(group.anchors, key=lambda one: one.score):
             findings[one.frame] = one.finding  # of several on one frame the surest
         name = group.name
         return ClipObject(self._name(group.number), findings, name.category, name.phrase)

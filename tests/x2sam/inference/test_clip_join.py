@@ -78,6 +78,14 @@ def test_it_begins_where_it_is_surest_and_goes_both_ways():
     assert group.members[0] is found[2] and group.name is found[2]
 
 
+def test_only_where_both_ways_agree_it_is_known():
+    """A poor outline says that the thing is there; what is carried shows it better."""
+    found = [seen(0, 10, 0.9), seen(6, 10, shift=2), seen(12, 10, shift=10)]
+    (group,) = join(found, Carrier()).objects()
+    assert frames_of(group) == [0, 6, 12]
+    assert sorted(one.frame for one in group.anchors) == [0, 6]
+
+
 def test_stones_make_the_steps_shorter():
     carry = Carrier()
     join([seen(0, 10), seen(6, 10), seen(7, 10)], carry, stones=2)
