@@ -122,7 +122,7 @@ class Looking:
         if key in self.cache:
             return self.cache.get(key, make)
         features = make()
-        if len(self) <= WALKED_AGAIN and features.nbytes * len(self) <= self.cache.budget // 2:
+        if len(self) <= WALKED_AGAIN and features.nbytes * len(self) <= self.cache.budget // 4:
             self.cache.put(key, features)
         return features
 
