@@ -13,10 +13,8 @@ from backend.export_maps import write_davis, write_maps
 from backend.export_masks import Runs
 from backend.export_own import write_own
 from backend.export_settle import number_of
+from backend.export_tasks import PAGES_OF_A_TASK
 from backend.export_votes import Drawn
-
-PAGES_OF_A_TASK = 10_000
-"""A picture's number in COCO files is its task's times this, plus its page."""
 
 
 @dataclass(frozen=True)

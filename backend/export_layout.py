@@ -67,6 +67,7 @@ def layout_of(task: Mapping[str, Any], config: LabelConfig | None = None, film: 
     video, start = data.get("video_id"), data.get("start_frame")
     if not isinstance(video, str | int) or not _whole(start):
         return Layout(f"task:{number}", name, True, 0, media, size=size)
+    video = str(video).encode("utf-8", "replace").decode("utf-8")
     rate = data.get("video_fps")
     rate = rate if isinstance(rate, int | float) and not isinstance(rate, bool) and math.isfinite(rate) else 0
     return Layout(f"video:{video}:{rate:g}", safe_name(str(video)), True, start, media, size=size)
@@ -95,7 +96,7 @@ def media_path(address: str, otherwise: str) -> str:
     kept = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     if kept[:1] == ["data"] and path.startswith("/data/upload/"):
         kept = kept[1:]
-    return "/".join(kept) or otherwise
+    return "/".join(kept).encode("utf-8", "replace").decode("utf-8") or otherwise
 
 
 def _shown(data: Mapping[str, Any], config: LabelConfig | None) -> Any:

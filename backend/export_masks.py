@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco
 
-from backend.geometry import Box, Size, resize_mask
+from backend.geometry import Size, resize_mask
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,3 @@ def overlap(pairs: Iterable[tuple[Runs | None, Runs | None]]) -> float:
         shared += both
         whole += sum(part.area for part in (one, other) if part is not None) - both
     return shared / whole if whole else 0.0
-
-
-def box_corners(box: Sequence[float]) -> Box:
-    """``x0``, ``y0``, ``x1``, ``y1`` of ``x``, ``y``, ``width``, ``height``."""
-    return (box[0], box[1], box[0] + box[2], box[1] + box[3])

@@ -7,6 +7,7 @@ mask, without pixels; a second row with the label for tags without labels of the
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ SKIPPED: Mapping[str, str] = {
     "prompt": "prompts that were open when the task was submitted",
     "turned": "regions on a picture that was turned in the editor",
     "unsized": "regions whose picture has an unknown size",
-    "beyond": "regions on pages that the task does not have",
+    "beyond": "regions on pages that no task can have",
     "damaged": "regions that can't be read",
     "empty": "regions without a single pixel",
     "sizeless": "pages without a region, of an unknown size",
@@ -188,13 +189,31 @@ def _keep(row: _Row, labels: Mapping[str, str], regions: list[Region], skipped: 
     own = row.value.get(str(row.item["type"])) or row.value.get("labels")
     origin = _ORIGINS.get(str(row.item.get("origin")), "accepted" if row.issued else "drawn")
     score = row.item.get("score")
-    score = float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None
+    finite = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
     label = _first(own) or labels.get(row.id) or UNLABELLED
-    regions.append(Region(row.id, name, row.page, label, row.shape, size, row.value, origin, score, row.place))
+    regions.append(
+        Region(
+            row.id,
+            name,
+            row.page,
+            label,
+            row.shape,
+            size,
+            row.value,
+            origin,
+            float(score) if finite else None,
+            row.place,
+        )
+    )
 
 
 def _first(labels: Any) -> str:
-    return labels[0] if isinstance(labels, list) and labels and isinstance(labels[0], str) else ""
+    return written(labels[0]) if isinstance(labels, list) and labels and isinstance(labels[0], str) else ""
+
+
+def written(text: str) -> str:
+    """The text without halves of characters, which JSON can hold and files can't."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _most(sizes: Counter[Size]) -> Size:

@@ -15,7 +15,7 @@ from backend.export_formats import FORMATS
 from backend.export_manifest import NAME, VERSION, format_of, read_earlier, write_manifest
 from backend.export_settle import settle
 from backend.export_sources import TaskSource
-from backend.export_staging import ExportError, Staging
+from backend.export_staging import ExportError, Staging, told
 from backend.export_tasks import Policy, take
 
 _STAGING = ".export.sqlite3"
@@ -60,6 +60,15 @@ def export(source: TaskSource, wanted: Wanted, report: Report) -> Exported:
     staging = Staging(wanted.out / _STAGING, options)
     finished = False
     try:
+        result = _export(staging, source, wanted, report)
+        finished = True
+        return result
+    finally:
+        staging.close(finished)
+
+
+def _export(staging: Staging, source: TaskSource, wanted: Wanted, report: Report) -> Exported:
+    with told(wanted.out / _STAGING):
         taken, reused = _take_all(staging, source, wanted.policy, report)
         _read_earlier(staging, wanted)
         labels = _labels(source)
@@ -69,11 +78,7 @@ def export(source: TaskSource, wanted: Wanted, report: Report) -> Exported:
         data = DataSet(staging, wanted.splits, frozenset(name for name, stuff in labels.items() if stuff))
         _write(data, staging, wanted)
         count = next(staging.rows("SELECT COUNT(*) FROM mask WHERE object <> '' AND NOT hidden"))[0]
-        result = Exported(sum(1 for _ in data.items()), count, taken, reused, data.skipped())
-        finished = True
-        return result
-    finally:
-        staging.close(finished)
+        return Exported(sum(1 for _ in data.items()), count, taken, reused, data.skipped())
 
 
 def _check_directory(wanted: Wanted) -> None:

@@ -21,6 +21,8 @@ from x2sam.data.readers.files import MOST_PIXELS
 
 ANNOTATIONS = ("latest", "all", "majority")
 PAGES = ("all", "marked")
+PAGES_OF_A_TASK = 10_000
+"""More than a task can have pages; a picture's number in COCO files is its task's times this, plus its page."""
 _MOST_FRAMES = 1_000_000
 
 
@@ -96,6 +98,8 @@ def take(task: Mapping[str, Any], policy: Policy, config: LabelConfig | None = N
         skipped += left
     film = any(region.shape == "videorectangle" for found in regions for region in found)
     layout = layout_of(task, config, film)
+    if not layout.paged and any(region.page for found in regions for region in found):
+        layout = replace(layout, paged=True, media=())  # where its pages are is not told in a way that is known here
     sizes, usual = page_sizes([region for found in regions for region in found])
     usual = usual or layout.size or policy.size
     decode = _Decoding(layout, sizes, usual, skipped)
@@ -192,8 +196,7 @@ class _Decoding:
         if region.shape == "videorectangle":
             yield from self._boxes(region)
             return
-        pages = len(self.layout.media)
-        if (pages and region.page >= pages) or (region.page and not self.layout.paged):
+        if region.page >= PAGES_OF_A_TASK:
             self.skipped["beyond"] += 1
             return
         size = region.size or self.sizes.get(region.page) or self.usual

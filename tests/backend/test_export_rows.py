@@ -129,7 +129,7 @@ def test_what_can_not_be_had_is_counted_and_told(tmp_path):
         drawn(RING, "turned", image_rotation=90),
         drawn(RING, "broken") | {"value": {"rle": [1, 2], "brushlabels": ["cat"]}},
         drawn(np.zeros((40, 60), bool), "empty"),
-        drawn(RING, "beyond", item_index=3),
+        drawn(RING, "beyond", item_index=10**9),
     ]
     export = Exporting(tmp_path)
     manifest = read(export.run([task(7, annotation(rows))], "coco") / "manifest.json")
@@ -183,3 +183,13 @@ def test_tasks_of_one_video_are_one_item():
     assert layout_of(pages(3)).item == "task:3" and layout_of(pages(3)).paged
     assert layout_of(pages(4, start=0, video_fps=5)).item != one.item
     assert layout_of(task(5, image="/data/a.jpg", video_id="v1", start_frame=0)).paged is False
+
+
+def test_pages_that_the_task_does_not_tell_of_are_exported_all_the_same(tmp_path):
+    export = Exporting(tmp_path)
+    few = pages(4, annotation([*items(RING, page=0), *items(RING, page=7)]))
+    other = task(5, annotation(items(RING, page=2)), somewhere="elsewhere")
+    out = export.run([few, other], "ytvis")
+    videos = {video["name"]: video for video in read(out / "annotations.json")["videos"]}
+    assert videos["task-4"]["length"] == 8 and videos["task-4"]["file_names"][2:4] == ["f/4-2.jpg", "task-4/00003.jpg"]
+    assert videos["task-5"]["length"] == 3
