@@ -59,7 +59,7 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
         admission=Admission(settings.threads - settings.threads // 4, settings.max_request_bytes),
         remembered=Remembered(max_bytes=settings.remembered_bytes, journal=journal),
         journal=journal,
-        tracks=Tracks(engines, journal, pages_at, settings.tracks, settings.load_wait),
+        tracks=Tracks(engines, journal, pages_at, settings.tracks),
     )
     watch = services.metrics.watch
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")

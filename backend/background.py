@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from backend.carried import Known
 from backend.earlier_pages import EarlierPages
-from backend.engines import EngineLoader
+from backend.engines import Engine, EngineLoader
 from backend.errors import EXPECTED, ModelUnavailableError, OverloadedError
 from backend.frames import TaskFrames
 from backend.journal import Journal
@@ -136,9 +136,9 @@ class TrackJob:
 class Tracks:
     """The tracks of the server, ``at_once`` of which run; others wait, and some that ended are kept at hand."""
 
-    def __init__(self, engines: EngineLoader, journal: Journal, frames_of: FramesOf, at_once: int, load_wait: float):
+    def __init__(self, engines: EngineLoader, journal: Journal, frames_of: FramesOf, at_once: int):
         self._engines, self._journal, self._frames_of = engines, journal, frames_of
-        self._at_once, self._load_wait = at_once, load_wait
+        self._at_once = at_once
         self._lock, self._taking = threading.Lock(), threading.Lock()
         self._jobs: OrderedDict[str, TrackJob] = OrderedDict()
         self._queue: list[TrackJob] = []
@@ -235,9 +235,11 @@ class Tracks:
         if job is None:
             stored = next((one for one in tracks_of(self._journal, record.task_id) if one.id == record.id), None)
             job = self._recover(stored) if stored is not None else None
-        if job is None or (job.running and not job.cancelled) or job.progress().state == FINISHED:
+        if job is None or (job.running and not job.cancelled):
             return job
-        return self._begin(record, job.progress().found)
+        progress = job.progress()
+        whole = progress.state == FINISHED and progress.done == progress.total
+        return job if whole else self._begin(record, progress.found)
 
     def _recover(self, record: TrackRecord) -> TrackJob:
         job = TrackJob(record, masks_of(self._journal, record.id))
@@ -292,10 +294,8 @@ class Tracks:
             reference = uuid.uuid4().hex[:8]
             fields = {"error": type(error).__name__, "reference": reference, "at": where(error)}
             log.error("unexpected error", extra={"fields": fields})
-            state, problem = (
-                FAILED,
-                f"Something went wrong in the ML backend; its log says more (reference {reference}).",
-            )
+            state = FAILED
+            problem = f"Something went wrong in the ML backend; its log says more (reference {reference})."
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
@@ -307,7 +307,7 @@ class Tracks:
 
     def _walked(self, job: TrackJob) -> tuple[str, str | None]:
         record = job.record
-        engine = self._engines.wait(self._load_wait)
+        engine = self._engine(job)
         frames = self._frames_of(record.pages)
         if record.earlier:
             earlier = EarlierPages(self._frames_of(record.earlier), tuple(range(len(record.earlier))))
@@ -325,10 +325,20 @@ class Tracks:
                     tries = 0
                 self._journal.flush()
                 job.add(stride.page, stride.masks)
-                self.pages_done += 1
+                with self._lock:
+                    self.pages_done += 1
             if job.cancelled or self._stopping:
                 return STOPPED, None
         return FINISHED, None
+
+    def _engine(self, job: TrackJob) -> Engine:
+        """The engine: nobody waits for this, so loading it may take its time."""
+        while True:
+            try:
+                return self._engines.wait(_LOOK_UP)
+            except ModelUnavailableError:
+                if self._engines.state != "loading" or self._stopping or job.cancelled:
+                    raise
 
     def _ended(self, job: TrackJob, state: str, problem: str | None = None) -> None:
         with self._lock:

@@ -18,6 +18,7 @@ from prompting import draft, edited, object_of
 from reading import pixels, regions, sentences
 
 from backend.app import close_app, create_app
+from backend.background import TrackJob
 from backend.journal import Journal
 from backend.journal_tracks import state_rows
 from x2sam.errors import FramesError
@@ -68,8 +69,17 @@ class Backend:
 
 
 @pytest.fixture
-def backend(settings, engine, pictures):
-    backend = Backend(settings, engine)
+def backend(settings, engine, pictures, monkeypatch):
+    backend, wait = Backend(settings, engine), TrackJob.wait
+
+    def wait_on_any_machine(job, seconds, stopping=lambda: False):
+        """A slow machine gets to the page where tracks wait, or to the end, too."""
+        progress = wait(job, seconds, stopping)
+        if progress.begun and not stopping() and not job.cancelled:
+            wait_for(lambda: not job.running or (not backend.open.is_set() and job.progress().done >= STOP))
+        return job.progress()
+
+    monkeypatch.setattr(TrackJob, "wait", wait_on_any_machine)
     yield backend
     backend.close()
 
@@ -434,6 +444,7 @@ class SharedEngine(FakeEngine):
         super().__init__()
         self.scheduler = Scheduler()
         self.order: list[str] = []
+        self.steps_before: list[int] = []  # of tracks, that each click waited for
 
     def open(self, frames, key=None):
         return SharedSession(self, frames, key)
@@ -444,7 +455,10 @@ class SharedEngine(FakeEngine):
 
 class SharedSession(FakeSession):
     def segment(self, prompt, frame=0, priority=None, replaces=None):
+        before = len(self.engine.order)
+
         def job():
+            self.engine.steps_before.append(len(self.engine.order) - before)
             time.sleep(self.engine.step / 2)
             self.engine.order.append("click")
             return super(SharedSession, self).segment(prompt, frame, priority, replaces)
@@ -468,18 +482,18 @@ def test_clicks_come_between_and_tracks_take_turns(settings, pictures):
         ann, bob, eve = (backend.desk(f"{name}@example.com") for name in ("ann", "bob", "eve"))
         names = [object_of(regions(desk(point(x, 50, 0), pages=60))[0]) for desk, x in ((ann, 20), (bob, 70))]
         wait_for(lambda: all(engine.order.count(name) > 3 for name in names))
-        begun, waited = len(engine.order), []
+        begun = len(engine.order)
+        engine.steps_before.clear()
         for number in range(6):
-            start = time.monotonic()
             answer = eve(point(40 + number, 50, 1, "Object 2", tag="point"), pages=60)
             assert regions(answer), sentences(answer)
-            waited.append(time.monotonic() - start)
             time.sleep(0.1)
         walked = [name for name in engine.order[begun:] if name != "click"]
         assert len(walked) > 6 and all(one != other for one, other in itertools.pairwise(walked))
         assert len(set(walked)) == 2, "frame by frame, one and the other"
         assert engine.order.count("click") == 8
-        assert sorted(waited)[2] < 1.5 * engine.step + 0.15, waited
+        # the step that runs when it comes, and seldom one that began while it was being handed over
+        assert sorted(engine.steps_before)[3] <= 1 and max(engine.steps_before) <= 2
     finally:
         backend.close()
 
