@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 
 import numpy as np
@@ -87,6 +88,40 @@ def test_a_track_and_a_correction(workplace, config, task):
     server.api("DELETE", f"/api/drafts/{draft['id']}/", None)
     submitted = server.ask(backend, task, typed("track", 1, "t-3"))["result"]
     assert not masks(submitted) and "stay as they are" in sentence(submitted)
+
+
+def test_a_locked_page_is_not_made_again(workplace, config, task):
+    server, (_, backend) = workplace.label_studio, workplace.project(config)
+    prompt = click(*DISC, SIZE, "l-1", "Object 1", item_index=0, from_name="track_point")
+    items = masks(server.ask(backend, task, prompt)["result"])
+    server.api("POST", f"/api/tasks/{task}/drafts", {"result": list(items.values()), "lead_time": 1})
+    locked = server.ask(backend, task, typed("lock", 1, "l-2"))["result"]
+    assert "Locked on page 2" in sentence(locked) and not masks(locked)
+    again = masks(server.ask(backend, task, typed("track", 0, "l-3"))["result"])
+    assert {page: item["id"] for page, item in again.items()} == {2: items[2]["id"]}
+    every = server.ask(backend, task, typed("lock all", 2, "l-4"))["result"]
+    assert "Locked on page 3" in sentence(every)
+    assert "stay as they are" in sentence(server.ask(backend, task, typed("track", 1, "l-5"))["result"])
+
+
+def test_tracks_of_two_people_never_meet(workplace, config, task, second_login):
+    ann, (_, backend) = workplace.label_studio, workplace.project(config)
+    ben = copy.copy(ann)
+    ben.token = second_login.token
+    found = {}
+    for person, name, place in ((ann, "a", DISC), (ben, "b", (75.0, 30.0))):
+        prompt = click(*place, SIZE, f"{name}-1", "Object 1", item_index=0, from_name="track_point")
+        found[name] = masks(person.ask(backend, task, prompt)["result"])
+        body = {"result": list(found[name].values()), "lead_time": 1}
+        person.api("POST", f"/api/tasks/{task}/drafts", body)
+    ids = {name: {item["id"] for item in items.values()} for name, items in found.items()}
+    assert len(ids["a"]) == len(ids["b"]) == 3 and not ids["a"] & ids["b"]
+    for person, name in ((ann, "a"), (ben, "b")):
+        again = masks(person.ask(backend, task, typed("track", 1, f"{name}-2"))["result"])
+        assert set(again) == {1, 2} and {item["id"] for item in again.values()} < ids[name]
+        plain = click(50, 90, SIZE, f"{name}-3", "Object 2", item_index=2)
+        assert not masks(person.ask(backend, task, plain)["result"]).keys() - {2}
+        assert "nothing to stop" in sentence(person.ask(backend, task, typed("stop", 2, f"{name}-4"))["result"])
 
 
 def test_the_disc_is_followed(workplace, config, task):
