@@ -18,6 +18,7 @@ from x2sam.data.tasks import Task
 from x2sam.inference.clip_join import MOST_OBJECTS, Group, Joining
 from x2sam.inference.clip_objects import ClipObject, Finding, Sighting
 from x2sam.inference.clip_stream import ClipStream
+from x2sam.inference.meeting import Stop
 from x2sam.inference.scheduler import Priority, Turn
 from x2sam.inference.walk import Anchor, ObjectTrack
 from x2sam.inference.worded import Worded, answer_on, masks_of, read_words
@@ -55,6 +56,7 @@ class ClipSearch:
         self.left_out = 0
         self._session, self._prompt, self._task, self._memory = session, prompt, task, memory
         self._first, self._priority, self._turn = first, priority, replaces
+        self._walks = max(priority, Priority.TRACK)  # frame by frame it takes turns with the tracks of others
         self._frames, self._threshold = list(frames), threshold
         self._sightings: list[Sighting] = []
         self._streamed: dict[int, Sighting] = {}
@@ -97,9 +99,9 @@ class ClipSearch:
 
     # the steps
 
-    def _run(self, job, frames: Sequence[int]):
+    def _run(self, job, frames: Sequence[int], priority: Priority | None = None):
         with self._session.looking.hold(frames):
-            return self._session.engine.run(job, self._priority, self._turn)
+            return self._session.engine.run(job, self._priority if priority is None else priority, self._turn)
 
     def _read(self, first: int) -> Worded:
         session, looking = self._session, self._session.looking
@@ -137,7 +139,7 @@ class ClipSearch:
         return self._joining
 
     def _carry(self, seeds: Mapping[int, Sighting]) -> _Carried:
-        return _Carried(self._session, seeds, self._memory, self._priority)
+        return _Carried(self._session, seeds, self._memory, self._walks, self._turn)
 
     def _stream(self) -> Iterator[FrameMasks | None]:
         looking = self._session.looking
@@ -152,7 +154,7 @@ class ClipSearch:
                 return stream.advance(features, looking.sizes(at), last)[""]
 
             masks = []
-            for number, mask in masks_of(worded, self._run(job, [frame])):
+            for number, mask in masks_of(worded, self._run(job, [frame], self._walks)):
                 masks.append(Mask(mask.mask, mask.score, self._name(number), mask.phrase, mask.category))
                 self._note(number, Sighting.of(frame, mask))
             self.looked.append(frame)
@@ -170,8 +172,10 @@ class ClipSearch:
 class _Carried:
     """Findings carried by the memory of their masks; see :class:`x2sam.inference.clip_join.Walk`."""
 
-    def __init__(self, session: Session, seeds: Mapping[int, Sighting], memory: str, priority: Priority):
-        self._session, self._priority = session, priority
+    def __init__(
+        self, session: Session, seeds: Mapping[int, Sighting], memory: str, priority: Priority, turn: Turn | None
+    ):  # fmt: skip
+        self._session, self._priority, self._turn = session, priority, turn
         start = next(iter(seeds.values())).frame
         self._things = {
             number: session.thing_of(start, str(number), seed.finding.mask(), priority)
@@ -182,10 +186,10 @@ class _Carried:
         parts = [things[i : i + CARRIED_AT_ONCE] for i in range(0, len(things), CARRIED_AT_ONCE)]
         self._tracks = [ObjectTrack(model, part, memory) for part in parts]
         for track in self._tracks:
-            session.advance(track, start, True, priority)
+            self._advance(track, start, True)
 
     def to(self, frame: int) -> dict[int, np.ndarray]:
-        stops = [self._session.advance(track, frame, False, self._priority) for track in self._tracks]
+        stops = [self._advance(track, frame) for track in self._tracks]
         return {int(number): mask for stop in stops for number, (mask, _) in stop.found.items()}
 
     def confirm(self, frame: int, seen: Mapping[int, Sighting]) -> None:
@@ -193,7 +197,10 @@ class _Carried:
         self._anchor(frame, seen)
         for track in self._tracks:
             if any(int(name) in seen for name in track.objects):
-                self._session.advance(track, frame, False, self._priority)
+                self._advance(track, frame)
+
+    def _advance(self, track: ObjectTrack, frame: int, first: bool = False) -> Stop:
+        return self._session.advance(track, frame, first, self._priority, self._turn)
 
     def _anchor(self, frame: int, seen: Mapping[int, Sighting]) -> None:
         for number, one in seen.items():

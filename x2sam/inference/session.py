@@ -309,10 +309,13 @@ class Session:
         for frame, finding in findings.items():
             known.anchors.setdefault(frame, Anchor(frame, finding.mask(), finding.score))
 
-    def advance(self, track: ObjectTrack, frame: int, first: bool, priority: Priority = Priority.TRACK) -> Stop:
+    def advance(
+        self, track: ObjectTrack, frame: int, first: bool, priority: Priority = Priority.TRACK,
+        replaces: Turn | None = None,
+    ) -> Stop:  # fmt: skip
         """The next frame of a track, between other requests; ``first``: nothing came before it."""
         with self.looking.hold([frame]):
-            return self.engine.run(lambda: self._advance(track, frame, first), priority)
+            return self.engine.run(lambda: self._advance(track, frame, first), priority, replaces)
 
     def _advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
         looking = self.looking

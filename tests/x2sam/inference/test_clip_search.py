@@ -168,8 +168,8 @@ def test_others_get_in_between(engine):
 
     engine.scheduler.run = noting
     _, found = search(session, NAMES)
-    assert order.count(Priority.TEXT) >= 1 + len(found.looked)
-    assert set(order) == {Priority.TEXT}
+    assert order.count(Priority.TEXT) == 1 + len(found.looked), "the words, then one frame after the other"
+    assert set(order) <= {Priority.TEXT, Priority.TRACK}, "joining takes turns with tracks"
     order.clear()
     search(engine.open(clip(12)), NAMES, priority=Priority.BATCH)
     assert set(order) == {Priority.BATCH}
@@ -184,6 +184,16 @@ def test_a_newer_search_takes_its_place(engine):
     with pytest.raises(CancelledError):
         next(older)
     assert len(list(newer)) >= SAMPLED
+
+
+def test_a_newer_search_ends_the_joining_of_an_older_one(engine):
+    session = engine.open(clip(12))
+    older = session.find_in_clip(PHRASE, replaces="ann")
+    while len(older.looked) < SAMPLED:
+        next(older)
+    next(session.find_in_clip(NAMES, replaces="ann"))
+    with pytest.raises(CancelledError):
+        list(older)
 
 
 def test_a_frame_that_can_not_be_read(engine):
