@@ -124,14 +124,21 @@ def _chosen(annotations: Sequence[Json], policy: Policy, skipped: Counter[str]) 
 def _decided(drawn: list[list[Drawn]], policy: Policy) -> tuple[list[Drawn], int]:
     if policy.annotations == "majority" and drawn:
         return vote(drawn)
-    everything = [one for annotation in drawn for one in annotation]
-    if policy.annotations == "all":  # the same name is not the same object, unless one person drew both
-        everything = [replace(one, object=f"{one.object} by {_whose(one)}") for one in everything]
+    if policy.annotations != "all":
+        return [one for own in drawn for one in own], 0
+    everything: list[Drawn] = []
+    seen: set[int | None] = set()
+    for annotation in drawn:
+        # the same name is not the same object, unless one person drew both, and not in the same task
+        own = [replace(one, object=f"{one.object} by {_whose(one, seen)}") for one in annotation]
+        seen |= {one.annotator for one in own}
+        everything += own
     return everything, 0
 
 
-def _whose(one: Drawn) -> str:
-    return f"{one.annotator}" if one.annotator is not None else f"annotation {one.annotation}"
+def _whose(one: Drawn, seen: set[int | None]) -> str:
+    again = one.annotator is None or one.annotator in seen
+    return f"{one.annotator or 'somebody'}, {one.annotation}" if again else f"{one.annotator}"
 
 
 def _source(annotation: Json, task: Mapping[str, Any]) -> Source:

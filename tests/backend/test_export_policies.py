@@ -57,6 +57,13 @@ def test_all_annotations(export):
     assert len(written) == 4 and {one["attributes"]["annotator"] for one in written} == {11, 12, 13}
 
 
+def test_two_annotations_of_one_person_stay_apart(export):
+    twice = task(1, *(annotation([drawn(mask, "a")], n, 5) for n, mask in enumerate((RING, WIDE), 1)))
+    written = read(export.run([twice], "coco", "--annotations", "all") / "annotations.json")["annotations"]
+    assert len({one["id"] for one in written}) == len(written) == 2
+    assert {one["attributes"]["object"] for one in written} == {1, 2}
+
+
 def test_the_majority(export):
     out = export.run([three()], "coco", "--annotations", "majority")
     (found,) = masks(out)
