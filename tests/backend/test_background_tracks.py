@@ -19,8 +19,11 @@ from reading import pixels, regions, sentences
 
 from backend.app import close_app, create_app
 from backend.background import TrackJob
+from backend.carried import Carried, Known
 from backend.journal import Journal
-from backend.journal_tracks import state_rows
+from backend.journal_tracks import TrackRecord, state_rows
+from backend.remembered import PackedMask
+from backend.tracking import Reach
 from x2sam.errors import FramesError
 from x2sam.inference.scheduler import Priority, Scheduler
 
@@ -301,6 +304,26 @@ def test_a_server_that_is_stopped_leaves_its_tracks_to_the_next(backend, desk, e
     assert sorted({0, *whole}) == list(range(30))
     for page, item in whole.items():
         np.testing.assert_array_equal(pixels(item), moved(pixels(items[0]), page))
+
+
+def test_a_track_that_comes_from_the_task_before_goes_on_after_a_restart(backend, engine):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[10:30, 20:50] = True
+    one = Carried("obj0123456789", "Object 1", {-2: Known(PackedMask.of(mask))}, frozenset({-2}))
+    own, before = ([f"/data/local-files/?d=small/{n}.png" for n in numbers] for numbers in (range(10), (98, 99)))
+    record = TrackRecord("id", "5", None, tuple(own), (one,), Reach("forward"), tuple(before), "fake-0001")
+    backend.services.tracks.take_up(record, lambda job: True)
+    wait_for(lambda: len(engine.walked) >= STOP)  # the engine counts the earlier pages, too
+    threading.Timer(0.2, backend.open.set).start()
+    backend.close()
+    assert len(engine.walked) < 12
+    backend.start()
+    backend.wait_idle()
+    (job,) = backend.services.tracks.of_task("5")
+    found = job.progress().found
+    assert sorted(found) == list(range(10))
+    for page, masks in found.items():
+        np.testing.assert_array_equal(masks["obj0123456789"].mask.unpack(), moved(mask, page + 2))
 
 
 def test_after_a_restart_edits_are_told_from_what_was_proposed(backend, desk, engine):
