@@ -116,8 +116,9 @@ def loaded(settings: Settings, wanted: bool) -> Iterator[LoadedBackend | None]:
     from backend.wsgi import load_engine
 
     with tempfile.TemporaryDirectory(prefix="x2sam-doctor-") as folder:
-        # beside a backend that runs: nothing of its caches on disk, and no work that nobody waits for
-        alone = replace(settings, media_cache_dir=folder, features_dir="", features_disk_bytes=0, warm_tasks=0)
+        # beside a backend that runs: nothing of its caches and its journal, and no work that nobody waits for
+        own = {"media_cache_dir": folder, "features_dir": "", "features_disk_bytes": 0, "journal_bytes": 0}
+        alone = replace(settings, **own, warm_tasks=0)
         app = create_app(alone, lambda: load_engine(alone))
         try:
             yield LoadedBackend(app, alone)
