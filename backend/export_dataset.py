@@ -101,10 +101,11 @@ class Splits:
 
 
 class DataSet:
-    """What is exported. ``stuff`` are the labels of regions that are not countable."""
+    """What is exported. ``stuff`` are the labels of regions that are not countable; ``one_size``: all frames of a video
+    have the size of the item, else each has its own where it is known."""
 
-    def __init__(self, staging: Staging, splits: Splits, stuff: frozenset[str] = frozenset()):
-        self._staging, self.splits, self._stuff = staging, splits, stuff
+    def __init__(self, staging: Staging, splits: Splits, stuff: frozenset[str], one_size: bool):
+        self._staging, self.splits, self._stuff, self._one_size = staging, splits, stuff, one_size
 
     def categories(self) -> list[Category]:
         """All of them, by number."""
@@ -144,7 +145,7 @@ class DataSet:
             "WHERE item = ? AND NOT hidden ORDER BY frame"
         )
         for number, task, page, media, height, width, known in self._staging.rows(query, (item.key,)):
-            size = item.size if item.paged else (height, width) if height else None
+            size = (height, width) if height and not (self._one_size and item.paged) else item.size
             yield Frame(number, task, page, media, size, bool(known))
 
     def known_frames(self, item: Item) -> Iterator[tuple[Frame, list[Drawn]]]:

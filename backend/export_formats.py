@@ -20,10 +20,11 @@ from backend.export_votes import Drawn
 @dataclass(frozen=True)
 class Format:
     """``write(dataset, output, choices, about)``, ``about`` being the head of the manifest; ``own_manifest``: the
-    manifest is part of what it writes."""
+    manifest is part of what it writes; ``one_size``: all frames of a video must have the size of the first."""
 
     write: Callable[[DataSet, Output, Choices, Mapping[str, Any]], None]
     own_manifest: bool = False
+    one_size: bool = False
 
 
 def write_coco(data: DataSet, out: Output, choices: Choices, about: Mapping[str, Any]) -> None:
@@ -153,8 +154,8 @@ def _tracks(data: DataSet, split: str | None) -> Iterator[dict]:
 
 FORMATS: Mapping[str, Format] = {
     "coco": Format(write_coco),
-    "ytvis": Format(write_ytvis),
-    "davis": Format(write_davis),
+    "ytvis": Format(write_ytvis, one_size=True),
+    "davis": Format(write_davis, one_size=True),
     "png": Format(write_maps),
-    "x2sam": Format(write_own, own_manifest=True),
+    "x2sam": Format(write_own, own_manifest=True, one_size=True),
 }

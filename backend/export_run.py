@@ -72,10 +72,11 @@ def _export(staging: Staging, source: TaskSource, wanted: Wanted, report: Report
         taken, reused = _take_all(staging, source, wanted.policy, report)
         _read_earlier(staging, wanted)
         labels = _labels(source)
-        settle(staging, wanted.choices.overlap, labels)
+        one_size = FORMATS[wanted.format].one_size
+        settle(staging, wanted.choices.overlap, labels, one_size)
         staging.save()
         report("files", 0, 0)
-        data = DataSet(staging, wanted.splits, frozenset(name for name, stuff in labels.items() if stuff))
+        data = DataSet(staging, wanted.splits, frozenset(name for name, stuff in labels.items() if stuff), one_size)
         _write(data, staging, wanted)
         count = next(staging.rows("SELECT COUNT(*) FROM mask WHERE object <> '' AND NOT hidden"))[0]
         return Exported(sum(1 for _ in data.items()), count, taken, reused, data.skipped())

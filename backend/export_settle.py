@@ -22,15 +22,16 @@ VOID = ""
 _NUMBER_BITS = 48
 
 
-def settle(staging: Staging, overlap: str, labels: Iterable[str]) -> None:
-    """Brings what was taken into its final form. ``labels`` are categories that are there even if nothing has them."""
+def settle(staging: Staging, overlap: str, labels: Iterable[str], one_size: bool) -> None:
+    """Brings what was taken into its final form. ``labels`` are categories that are there even if nothing has them;
+    ``one_size``: masks of a video all get the size of its first known frame."""
     for statement in _AS_TAKEN:
         staging.database.execute(statement)
     _one_task_a_frame(staging)
     _items(staging)
     items = [(item, paged) for item, paged in staging.rows(_ITEMS)]
     for item, paged in items:
-        if paged:
+        if paged and one_size:
             _one_size(staging, item)
         if overlap != "keep":
             _decide_overlaps(staging, item, overlap)

@@ -210,3 +210,14 @@ def test_the_same_project_gives_the_same_bytes(export, kind):
     assert one == other and len(one) > 1
     assert content(export.run(tasks, kind, out="one")) == one
     assert not [name for name in one if name.startswith(".")]
+
+
+def test_pages_of_different_sizes_keep_them_where_the_format_can(export):
+    small = np.eye(20, 30, dtype=bool)
+    entry = pages(2, annotation([*items(RING, page=0), *items(small, page=1, label="dog")]), count=2)
+    written = read(export.run([entry], "coco") / "annotations.json")
+    assert [(image["height"], image["width"]) for image in written["images"]] == [(40, 60), (20, 30)]
+    assert [one["segmentation"]["size"] for one in written["annotations"]] == [[40, 60], [20, 30]]
+    assert (coco_mask.decode(written["annotations"][1]["segmentation"]) == small).all()
+    track = read(export.run([entry], "ytvis", out="one") / "annotations.json")["annotations"][0]
+    assert [shape["size"] for shape in track["segmentations"]] == [[40, 60], [40, 60]]
