@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from clip_desk import CONFIGS, PAGES, WIDTH, Desk, by_page, moved, point, typed
-from fake_engine import STEP, TEXT_SCORE
+from fake_engine import TEXT_SCORE
 from prompting import draft, edited, object_of
 from reading import pixels, regions, sentences
 
@@ -281,4 +281,3 @@ def test_scores_reach_the_editor(desk):
     entry = desk(words("the red car"))
     assert by_page(entry)[0]["score"] == pytest.approx(TEXT_SCORE)
     assert by_page(entry)[PAGES - 1]["score"] <= TEXT_SCORE
-    assert STEP, "things move as tracks do"

@@ -8,7 +8,7 @@ best, an error on one frame stays there, and the cost of finding does not grow w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ class ClipSearch:
         self._frames, self._threshold = list(frames), threshold
         self._sightings: list[Sighting] = []
         self._streamed: dict[int, Sighting] = {}
-        self._names: dict[int, str] = {}
+        self._names: dict[Hashable, str] = {}
         self._joining: Joining | None = None
         self._things: tuple[bool, ...] = ()
         self._steps = self._stream() if memory == "fifo" else self._sample()
@@ -78,24 +78,25 @@ class ClipSearch:
         """The objects so far, in the order in which they were first known; the session can track them from here on.
         Of a stream each has its surest mask, as all would fill the memory."""
         if self._memory == "fifo":
-            groups = [Group(number, [one], [one]) for number, one in self._streamed.items()]
+            objects = [self._object(Group(n, [one], [one]), n) for n, one in self._streamed.items()]
         else:
-            groups = self._join().objects()
-        objects = [self._object(group) for group in groups]
+            joining = self._joining or self._new_joining()  # not all was looked at yet: as far as it goes
+            objects = [self._object(group, group.members[0]) for group in joining.objects()]
         self._session.note_objects(objects)
         return objects
 
-    def _object(self, group: Group) -> ClipObject:
+    def _object(self, group: Group, key: Hashable) -> ClipObject:
         findings: dict[int, Finding] = {}
         for one in sorted(group.anchors, key=lambda one: one.score):
             findings[one.frame] = one.finding  # of several on one frame the surest
         name = group.name
-        return ClipObject(self._name(group.number), findings, name.category, name.phrase)
+        return ClipObject(self._name(key), findings, name.category, name.phrase)
 
-    def _name(self, number: int) -> str:
-        if number not in self._names:
-            self._names[number] = self._session.new_id()
-        return self._names[number]
+    def _name(self, key: Hashable) -> str:
+        """The name of what has an id in a stream, or was first known by a finding."""
+        if key not in self._names:
+            self._names[key] = self._session.new_id()
+        return self._names[key]
 
     # the steps
 
@@ -125,18 +126,15 @@ class ClipSearch:
             self._sightings += [Sighting.of(frame, mask) for mask in masks[:MOST_OBJECTS]]
             self.looked.append(frame)
             yield FrameMasks(frame, masks)
-        joining = self._join()
-        for _ in joining.steps():
+        self._joining = self._new_joining()
+        for _ in self._joining.steps():
             yield None
-        self.left_out += joining.left_out
+        self.left_out += self._joining.left_out
         self.finished = True
 
-    def _join(self) -> Joining:
-        """Begun once everything was looked at, or earlier by somebody who has no time for more."""
-        if self._joining is None:
-            one_each = self._task.select in ("best", "phrases")
-            self._joining = Joining(self._sightings, self._carry, self._things, one_each, self._first)
-        return self._joining
+    def _new_joining(self) -> Joining:
+        one_each = self._task.select in ("best", "phrases")
+        return Joining(self._sightings, self._carry, self._things, one_each, self._first)
 
     def _carry(self, seeds: Mapping[int, Sighting]) -> _Carried:
         return _Carried(self._session, seeds, self._memory, self._walks, self._turn)

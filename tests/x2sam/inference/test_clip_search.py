@@ -157,6 +157,16 @@ def test_it_may_be_stopped_at_any_step(engine, steps):
     assert not running.finished
 
 
+def test_looking_at_what_was_found_changes_nothing(engine):
+    quiet, watched = engine.open(clip(12)).find_in_clip(NAMES), engine.open(clip(12)).find_in_clip(NAMES)
+    list(quiet)
+    for _ in watched:
+        watched.found()
+    one, other = quiet.found(), watched.found()
+    assert [sorted(a.findings) for a in one] == [sorted(b.findings) for b in other]
+    assert [a.object_id for a in watched.found()] == [b.object_id for b in other]
+
+
 def test_others_get_in_between(engine):
     """No step is one long job: a click waits for one frame at most."""
     session, order = engine.open(clip(12)), []
