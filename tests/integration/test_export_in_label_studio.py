@@ -165,3 +165,22 @@ def test_masks_of_a_file_and_back(label_studio, kind, tmp_path):
     for file in folder.iterdir():
         found = np.asarray(Image.open(tmp_path / "out" / "Annotations" / "made" / file.name))
         assert (found == np.asarray(Image.open(file))).all()
+
+
+def test_many_tasks_some_of_them_skipped(label_studio, tmp_path):
+    xml = config("image_clicks")
+    project = label_studio.create_project("export pictures", xml)
+    label_studio.serve_folder(project, label_studio.files_root / "made")
+    tasks = label_studio.import_tasks(project, [{"image": "/data/local-files/?d=made/upright.png"}] * 21)
+    for task in tasks[::2]:
+        result = items(xml, "mask", f"obj{task:010x}", disc(task % 3), None, "Object")
+        body = {"result": result, "was_cancelled": task == tasks[4]}
+        label_studio.api("POST", f"/api/tasks/{task}/annotations/", body)
+    said = run(label_studio, "export", "--project", project, "--format", "coco", "--out", tmp_path)
+    assert "10 masks of 10 pictures and videos" in said and "(21 tasks)" in said
+    assert f"1 annotations that were skipped by their annotator (tasks {tasks[4]})" in said
+    written = json.loads((tmp_path / "annotations.json").read_text())
+    assert [image["task"] for image in written["images"]] == [task for task in tasks[::2] if task != tasks[4]]
+    for image, one in zip(written["images"], written["annotations"], strict=True):
+        assert image["file_name"] == "made/upright.png" and one["image_id"] == image["id"] == image["task"] * 10_000
+        assert (coco_mask.decode(one["segmentation"]).astype(bool) == disc(image["task"] % 3)).all()
