@@ -3,14 +3,18 @@ by hand on another, tracked again, and submitted. The model is the embedded one,
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from label_studio_server import ChildServer, free_port
 from saved_masks import on_pages
 from video_place import VideoPlace
-from workplace import NANO
+from workplace import NANO, ROOT, Workplace
 
 PAGES, HEIGHT, WIDTH, RADIUS = 24, 240, 320, 28
 CLICKED, LOOKED_AT, EDITED = 4, (0, 19), 11  # pages 5, 1, 20 and 12, as the editor counts
@@ -57,12 +61,33 @@ def write_clip(path: Path) -> Path:
 
 
 @pytest.fixture
-def clip(nano, label_studio, tmp_path):
-    """The project and the task of the imported clip, served by the backend with the embedded model."""
-    place = VideoPlace(label_studio, nano.url, nano.environment, write_clip(tmp_path / "disc.mp4"))
+def clip(nano, tmp_path):
+    return imported(nano, tmp_path)
+
+
+@pytest.fixture
+def hasty(nano, tmp_path) -> Iterator[Workplace]:
+    """A backend with the embedded model that waits for tracks for a second only."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    own = {name: str(tmp_path / name) for name in ("X2SAM_STATE_DIR", "X2SAM_CACHE_DIR")}
+    environment = nano.environment | own | {"BACKEND_PUBLIC_URL": url, "X2SAM_TRACK_SECONDS": "1"}
+    command = [sys.executable, "-m", "backend", "serve", "--port", str(port), "--model", "nano"]
+    server = ChildServer("the ML backend", command, tmp_path / "backend.log", f"{url}/ready", environment, ROOT)
+    try:
+        server.wait_ready(180)
+        yield replace(nano, url=url, environment=environment, projects={})
+    finally:
+        server.stop()
+
+
+def imported(backend: Workplace, folder: Path) -> tuple[int, int]:
+    """The project and the task of the clip, imported by the command and served by the backend."""
+    label_studio = backend.label_studio
+    place = VideoPlace(label_studio, backend.url, backend.environment, write_clip(folder / "ball.mp4"))
     project = place.project("video_frames", show_collab_predictions=False)
     assert "1 tasks made." in place.run("import", place.clip, "--project", project)
-    label_studio.attach_backend(project, nano.url)
+    label_studio.attach_backend(project, backend.url)
     (task,) = place.tasks(project)
     assert len(task["data"]["frames"]) == PAGES
     return project, task["id"]
@@ -156,3 +181,29 @@ def test_one_click_all_pages_a_correction_and_the_rest_follows(editor, clip, sav
     assert all((mask == final[page]).all() for page, mask in masks(editor.results()).items())
     editor.show_page(EDITED)
     editor.picture("reopened")
+
+
+def test_a_track_that_takes_longer_goes_on_meanwhile(editor, hasty, tmp_path, saved):
+    editor.open(*imported(hasty, tmp_path))
+    editor.switch_on()
+    editor.choose("7", f"{CONTROL}: {LABEL}")
+    editor.take_up_by_button(CONTROL)
+    begun = editor.click(*percent(*middle(0)))
+    assert f" of {PAGES} pages" in begun.told() and "ype track to see more, stop to end it" in begun.told()
+    assert editor.shown("reply") == begun.told()
+    assert 0 in masks(begun.items) and len(masks(begun.items)) < PAGES
+    editor.accept()
+    editor.wait_saved()
+    for page in range(1, PAGES):  # the field belongs to its page, so each time on another one
+        editor.show_page(page)
+        told = editor.type("track").told()
+        if editor.suggestions():
+            editor.accept()
+            editor.wait_saved()
+        if f"tracked {PAGES} pages." in told:
+            break
+    items = saved(editor.submit())
+    assert {page: name.rsplit("-", 1)[0] for page, name in names(items).items()} == dict.fromkeys(
+        range(PAGES), names(begun.items)[0].rsplit("-", 1)[0]
+    )
+    assert min(iou(mask, ball(page) | hat(page)) for page, mask in masks(items).items()) > 0.7
