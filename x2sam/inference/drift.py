@@ -129,7 +129,7 @@ class Radar:
         if follower.lost:
             return self._rated("lost", self._lost_signs(scenery, look))
         signs = self._seen_signs(scenery, follower, look)
-        self._turn_references(look.found)
+        self._turn_references(follower.mask)
         return self._rated("seen", signs)
 
     def _rated(self, regime: str, signs: dict[str, float]) -> Rating:
@@ -193,9 +193,9 @@ class Radar:
         self._inside = max(float(side.max()) for side in edge) < 0.5
         return signs
 
-    def _turn_references(self, found: np.ndarray) -> None:
+    def _turn_references(self, mask: np.ndarray) -> None:
         if self._newer is None or self._newer.age >= _LATELY:
-            self._older, self._newer = self._newer, Reference(found)
+            self._older, self._newer = self._newer, Reference(mask)
 
     def _target(self, scenery: Scenery) -> np.ndarray | None:
         """float32 (n,): how much each descriptor looks like those where the object was known."""

@@ -2,7 +2,8 @@
 
 Objects are followed through clips made of real pictures (:mod:`x2sam.data.long_clips`) with the weights so far, and the
 weights are fitted to what was met on the way: a soft IoU per frame plus cross-entropy, by gradient descent. Several
-times, because better weights lead to other situations. ``--measure`` follows without fitting and prints the scores.
+times, because better weights lead to other situations. ``--measure`` follows without fitting and prints the scores;
+``--hidden`` only fits what is believed of objects that are out of sight, on clips in which a board hides them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from x2sam.data.long_clips import LongClips
 from x2sam.data.masks import label_areas
 from x2sam.data.noisy_masks import noisy_mask
+from x2sam.data.occluders import occlude
 from x2sam.evaluation.metrics.boundary import ObjectScores, mean_jf
 from x2sam.inference.follow import Follower, Scenery
 from x2sam.inference.follow_terms import Evidence, doubt_around, fine_terms, rough_terms
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 CELLS_PER_FRAME = 500
 OBJECTS = 2  # of a clip, that are followed
 LEAST_PIXELS = 300  # of an object on the first frame
+HIDDEN = 6  # frames that a board hides an object for
 MEASURED = 1000  # added to the seed: clips to measure on
 CROSS_ENTROPY, DECAY = 0.3, 3e-4
 _SLACK = 0.03  # of the object's size: what a frame without it may show of it before that counts much
@@ -187,6 +190,46 @@ def follow_clip(
     return [n for r in recorders.values() for n in r.noted], scores
 
 
+class Blindfolded(Follower):
+    """A follower that sees nothing of its object while ``blind``, and notes down what there was to find it by."""
+
+    def __init__(self, weights: FollowWeights):
+        super().__init__(weights)
+        self.blind = False
+        self.truth: np.ndarray | None = None
+        self.noted: list[Met] = []
+
+    def expect(self, scenery: Scenery) -> np.ndarray | None:
+        if self.blind:
+            self.mask = np.zeros(scenery.shape, np.float32)
+        return super().expect(scenery)
+
+    def decide(self, scenery: Scenery, carried: np.ndarray | None, net: np.ndarray) -> np.ndarray:
+        if not self.blind:
+            return super().decide(scenery, carried, net)
+        self.noted.append(met(self, scenery, carried, net, self.truth))
+        return np.zeros(scenery.shape, np.float32)
+
+
+def hidden_situations(engine: Engine, sample: Sample, weights: FollowWeights, seed: int) -> list[Met]:
+    """The clip's first object is hidden by a board for a while, and from then on never found: what there was to find it
+    by, on frames with and without it. Nothing where it can't be hidden."""
+    covered = occlude(sample.frames, sample.labels, 1, HIDDEN, seed)
+    if covered is None or not (covered.labels[0] == 1).any():
+        return []
+    session = engine.open(covered.frames)
+    try:
+        session.correct(0, "1", covered.labels[0] == 1)
+        track = ObjectTrack(session.looking.model, session.objects(["1"]), "pinned")
+        follower = track.followers["1"] = Blindfolded(weights)
+        for frame, labels in enumerate(covered.labels):
+            follower.blind, follower.truth = frame >= covered.hidden.start, labels == 1
+            session.advance(track, frame, frame == 0)
+    finally:
+        session.close()
+    return follower.noted
+
+
 def gather(
     engine: Engine, clips: LongClips, indices: Sequence[int], weights: FollowWeights, rng: np.random.Generator,
     share: float = 0.0, shaken: float = 0.0, helped: float = 0.0,
@@ -208,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, default=FILE, help="weights to start from, by default the package's")
     parser.add_argument("--fresh", action="store_true", help="start from what is carried along alone")
     parser.add_argument("--measure", action="store_true", help="only follow with --start, on clips never fitted to")
+    parser.add_argument("--hidden", action="store_true", help="only fit how hidden objects are found again")
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=2)
@@ -227,6 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(", ".join(f"{k} {v:.3f}" for k, v in scores.items()), f"on {options.clips} clips")
             return
         clips = LongClips(options.data, options.seed, frames=options.frames)
+        if options.hidden:
+            each = [hidden_situations(engine, clips[k], weights, k) for k in range(options.clips)]
+            noted = [situation for some in each for situation in some]
+            fit(noted, options.steps, weights, np.random.default_rng(options.seed)).save(options.out)
+            return
         for turn in range(options.rounds):
             rng = np.random.default_rng((options.seed, turn))
             noted, scores = gather(

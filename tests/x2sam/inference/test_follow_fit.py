@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from x2sam.inference.follow_fit import Recorder, fit, follow_clip, followed_ids
+from x2sam.inference.follow_fit import Recorder, fit, follow_clip, followed_ids, hidden_situations
 from x2sam.inference.follow_weights import plain_weights
 from x2sam.structures import Sample, SampleObject
 
@@ -58,3 +58,22 @@ def test_masks_are_spoiled_and_mended(clip):
     recorder.truth = truth
     recorder.settle(scenery, np.zeros(SIZE, np.float32))
     assert np.array_equal(recorder.mask > 0.5, truth)
+
+
+def test_what_hidden_objects_are_found_by(build_engine, sketching_model):
+    """From the frame on which the board covers it the square is out of sight for good; only that regime is fitted."""
+    frames = np.full((24, *SIZE, 3), (40, 120, 60), np.uint8)
+    frames[:, 20:40, 30:50] = (200, 50, 40)
+    labels = np.zeros((24, *SIZE), np.uint8)
+    labels[:, 20:40, 30:50] = 1
+    sample = Sample(frames, labels, (SampleObject(1, "square"),))
+    start = plain_weights()
+    noted = hidden_situations(build_engine(sketching_model), sample, start, seed=0)
+    assert len(noted) == 24 - 8 and all(n.seen.regime == "lost" for n in noted)
+    there = [bool((n.truth > 0.5).any()) for n in noted]
+    assert not any(there[:6]) and all(there[-4:])
+    fitted = fit(noted + noted, 40, start, np.random.default_rng(0))
+    for stage in ("rough", "fine"):
+        assert np.array_equal(fitted.table[stage]["seen"], start.table[stage]["seen"])
+        assert not np.array_equal(fitted.table[stage]["lost"], start.table[stage]["lost"])
+    assert not hidden_situations(build_engine(sketching_model), Sample(frames[:9], labels[:9], ()), start, seed=0)
