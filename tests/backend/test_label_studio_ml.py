@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from video_clips import write_clip
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -23,6 +24,7 @@ def run(*arguments, path=(), **options):
 
 
 def test_the_captured_requests_through_its_server(client, pictures, tmp_path):
+    pictures.files["video"] = write_clip(tmp_path / "v.mp4", count=60, rate=25).read_bytes()
     files = sorted(path for path in REQUESTS.glob("*.json") if path.stem not in ("versions",))
     done = run(HERE / "replay_through_standin.py", pictures.url, tmp_path / "cache", *files, path=(HERE / "standin",))
     assert done.returncode == 0, done.stderr
