@@ -113,7 +113,9 @@ def test_banks_of_their_own_keep_objects_apart(tiny_model, tiny_tokenizer):
             for f in range(3):
                 step(clip, track, f, f == 0)
             written[mode].append([e.levels[0] for e in track.walkers["a"].memory.read()])
-    same = {m: all(torch.equal(x, y) for x, y in zip(*written[m], strict=True)) for m in MODES}
+    # Objects are written together, so sums may be rounded another way.
+    alike = lambda x, y: torch.allclose(x, y, atol=1e-5)  # noqa: E731
+    same = {m: all(alike(x, y) for x, y in zip(*written[m], strict=True)) for m in MODES}
     assert same == {"fifo": False, "per-object": True, "pinned": True}
 
 
