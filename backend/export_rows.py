@@ -29,6 +29,7 @@ SKIPPED: Mapping[str, str] = {
     "outvoted": "objects that most annotators did not draw",
     "copy": "rows that copy another one, or hold no pixels",
     "prompt": "prompts that were open when the task was submitted",
+    "elsewhere": "regions on another picture of their task than its first one",
     "turned": "regions on a picture that was turned in the editor",
     "unsized": "regions whose picture has an unknown size",
     "beyond": "regions on pages that no task can have",
@@ -50,7 +51,8 @@ ORIGINS = ("untouched", "edited", "accepted", "drawn")
 @dataclass(frozen=True, eq=False)
 class Region:
     """A region of an annotation. ``object`` is its name on all pages, empty where it was drawn by hand; ``place`` its
-    position among the results; ``size`` the picture's (H, W) in the browser, None where the row does not tell."""
+    position among the results; ``size`` the picture's (H, W) in the browser, None where the row does not tell; ``tag``
+    the name of the picture's tag, empty where the row does not tell."""
 
     id: str
     object: str
@@ -62,6 +64,7 @@ class Region:
     origin: str
     score: float | None
     place: int
+    tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class _Row:
     value: Mapping[str, Any]
 
     @property
+    def tag(self) -> str:
+        name = self.item.get("to_name")
+        return name if isinstance(name, str) else ""
+
+    @property
     def issued(self) -> bool:
         return ISSUED.fullmatch(self.id) is not None
 
@@ -83,7 +91,8 @@ def read_regions(
 ) -> tuple[list[Region], Counter[str]]:
     """The regions of a result, in its order, and how many rows were left out, by keys of :data:`SKIPPED`.
 
-    ``config`` tells prompts by their tags; without it boxes and points beside drawn masks are taken for prompts.
+    ``config`` tells prompts by their tags; without it boxes and points beside drawn masks are taken for prompts. It
+    also tells which picture is the first one, where a task shows several; regions on others are left out.
     ``shapes`` are those that are wanted; rows of others are passed over.
     """
     skipped: Counter[str] = Counter()
@@ -105,9 +114,12 @@ def read_regions(
         skipped["copy"] += len(rows) - 1
         kept.append(min(rows, key=lambda row: (_SHAPES.index(row.shape), row.place)))
     drawn = any(row.shape in _PIXELS for row in kept)
+    picture = config.picture() if config is not None else None
     regions = []
     for row in sorted(kept, key=lambda row: row.place):
-        if _is_prompt(row, config, drawn):
+        if picture is not None and row.tag not in ("", picture.name):
+            skipped["elsewhere"] += 1
+        elif _is_prompt(row, config, drawn):
             skipped["prompt"] += 1
         elif row.shape in shapes:
             _keep(row, labels, regions, skipped)
@@ -157,7 +169,12 @@ def _row(place: int, item: Json) -> _Row | None:
     name = item.get("id")
     whole = isinstance(page, int) and not isinstance(page, bool) and page >= 0
     return _Row(
-        place, name if isinstance(name, str) and name else f"row {place}", page if whole else 0, shape, item, value
+        place,
+        written(name) if isinstance(name, str) and name else f"row {place}",
+        page if whole else 0,
+        shape,
+        item,
+        value,
     )
 
 
@@ -203,6 +220,7 @@ def _keep(row: _Row, labels: Mapping[str, str], regions: list[Region], skipped: 
             origin,
             float(score) if finite else None,
             row.place,
+            row.tag,
         )
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backend.errors import SettingsError
+from backend.errors import LabelConfigError, SettingsError
 from backend.export_layout import Layout, frames_shown, layout_of
 from backend.export_masks import Runs, union
 from backend.export_rows import Region, named, page_sizes, read_regions
@@ -96,6 +96,12 @@ def take(task: Mapping[str, Any], policy: Policy, config: LabelConfig | None = N
         found, left = read_regions(annotation.get("result"), config, **wanted)
         regions.append(found)
         skipped += left
+    tags = sorted({region.tag for found in regions for region in found if region.tag})
+    if len(tags) > 1:  # without a configuration
+        raise LabelConfigError(
+            f"Task {task['id']} has regions on several pictures ({', '.join(tags)}); give --label-config, which tells "
+            "the first one."
+        )
     film = any(region.shape == "videorectangle" for found in regions for region in found)
     layout = layout_of(task, config, film)
     if not layout.paged and any(region.page for found in regions for region in found):

@@ -193,3 +193,24 @@ def test_pages_that_the_task_does_not_tell_of_are_exported_all_the_same(tmp_path
     videos = {video["name"]: video for video in read(out / "annotations.json")["videos"]}
     assert videos["task-4"]["length"] == 8 and videos["task-4"]["file_names"][2:4] == ["f/4-2.jpg", "task-4/00003.jpg"]
     assert videos["task-5"]["length"] == 3
+
+
+def test_masks_of_a_second_picture_are_not_put_on_the_first(tmp_path):
+    xml = (
+        '<View><Image name="left" value="$left"/><Image name="right" value="$right"/>'
+        '<BrushLabels name="one" toName="left"><Label value="cat"/></BrushLabels>'
+        '<BrushLabels name="two" toName="right"><Label value="cat"/></BrushLabels></View>'
+    )
+    rows = [drawn(RING, "a", to_name="left"), drawn(RING[:5], "b", to_name="right", from_name="two")]
+    tasks, export = [task(1, annotation(rows), left="/data/l.jpg", right="/data/r.jpg")], Exporting(tmp_path)
+    out = export.run(tasks, "coco", *export.config(xml))
+    assert "1 regions on another picture" in export.said
+    (one,) = read(out / "annotations.json")["annotations"]
+    assert one["area"] == RING.sum()
+    export.run(tasks, "coco", code=2, out="untold")
+    assert "several pictures (left, right)" in export.said and "--label-config" in export.said
+
+
+def test_ids_that_no_file_can_hold():
+    (region,), _ = read_regions([drawn(RING, "a\ud800b")])
+    assert region.id == "a?b"
