@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from backend.export_staging import ExportError, Staging
 
 VERSION = 1
 NAME = "manifest.json"
+_ASIDE = ".manifest.earlier.json"
 
 
 def item_entry(data: DataSet, item: Item) -> dict[str, Any]:
@@ -79,24 +82,59 @@ def write_manifest(data: DataSet, out: Output, about: Mapping[str, Any], files: 
         file.write("}\n")
 
 
-def read_earlier(path: Path, staging: Staging, files_too: bool) -> None:
-    """Takes the numbers of categories and objects from a manifest, and with ``files_too`` the list of its files.
+def standing(directory: Path) -> Path | None:
+    """The manifest of the last export that was finished in a directory; None where there is none."""
+    return next((path for path in (directory / NAME, directory / _ASIDE) if path.is_file()), None)
+
+
+@contextmanager
+def set_aside(directory: Path) -> Iterator[None]:
+    """While files are renewed nothing says that the export is whole; after a stop the numbers are still known."""
+    own, aside = directory / NAME, directory / _ASIDE
+    if own.is_file():
+        try:
+            os.replace(own, aside)
+        except OSError as error:
+            raise ExportError(f"{own} can't be renewed ({error.strerror}); mend its rights.") from error
+    yield
+    with suppress(OSError):  # the newer one counts
+        aside.unlink(missing_ok=True)
+
+
+def forget_earlier(staging: Staging) -> None:
+    """Numbers that a run took, or gave, before it was stopped."""
+    for table in ("category", "earlier_object", "earlier_file"):
+        staging.database.execute(f"DELETE FROM {table}")
+
+
+def read_numbers(path: Path, staging: Staging) -> None:
+    """Takes the numbers of categories and objects from a manifest.
 
     :raises ExportError: it is no manifest of an export.
     """
-    database = staging.database
-    for table in ("category", "earlier_object", "earlier_file"):
-        database.execute(f"DELETE FROM {table}")
-    try:
+    with _read(path):
         for entry in _entries(path, "categories.item"):
-            database.execute("INSERT INTO category VALUES (?, ?)", (str(entry["name"]), int(entry["id"])))
+            staging.database.execute("INSERT INTO category VALUES (?, ?)", (str(entry["name"]), int(entry["id"])))
         for entry in _entries(path, "items.item"):
             entry = entry.get("export", entry)
             rows = ((entry["key"], str(one["name"]), int(one["id"])) for one in entry["objects"])
-            database.executemany("INSERT INTO earlier_object VALUES (?, ?, ?)", rows)
-        if files_too:
-            rows = ((str(name),) for name in _entries(path, "files.item"))
-            database.executemany("INSERT OR IGNORE INTO earlier_file VALUES (?)", rows)
+            staging.database.executemany("INSERT INTO earlier_object VALUES (?, ?, ?)", rows)
+
+
+def read_files(path: Path, staging: Staging) -> None:
+    """Takes the list of files from a manifest.
+
+    :raises ExportError: it is no manifest of an export.
+    """
+    with _read(path):
+        rows = ((str(name),) for name in _entries(path, "files.item"))
+        staging.database.executemany("INSERT OR IGNORE INTO earlier_file VALUES (?)", rows)
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ijson.JSONError, KeyError, TypeError, ValueError, AttributeError, sqlite3.IntegrityError) as error:
         raise ExportError(
             f"{path} is no manifest of an export ({type(error).__name__}); name another one, or another --out."

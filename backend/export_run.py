@@ -12,7 +12,17 @@ from backend.export_choices import Choices
 from backend.export_dataset import DataSet, Splits
 from backend.export_files import Output
 from backend.export_formats import FORMATS
-from backend.export_manifest import NAME, VERSION, format_of, read_earlier, write_manifest
+from backend.export_manifest import (
+    NAME,
+    VERSION,
+    forget_earlier,
+    format_of,
+    read_files,
+    read_numbers,
+    set_aside,
+    standing,
+    write_manifest,
+)
 from backend.export_settle import settle
 from backend.export_sources import TaskSource
 from backend.export_staging import ExportError, Staging, told
@@ -83,7 +93,8 @@ def _export(staging: Staging, source: TaskSource, wanted: Wanted, report: Report
 
 
 def _check_directory(wanted: Wanted) -> None:
-    there = format_of(wanted.out / NAME) if (wanted.out / NAME).is_file() else wanted.format
+    earlier = standing(wanted.out)
+    there = format_of(earlier) if earlier is not None else wanted.format
     if there != wanted.format:
         raise ExportError(f"{wanted.out} holds an export as {there or 'something else'}; choose another --out.")
 
@@ -108,10 +119,14 @@ def _take_all(staging: Staging, source: TaskSource, policy: Policy, report: Repo
 
 
 def _read_earlier(staging: Staging, wanted: Wanted) -> None:
-    own = wanted.out / NAME
-    path = wanted.earlier or (own if own.is_file() else None)
-    if path is not None:
-        read_earlier(path, staging, path.resolve() == own.resolve())
+    forget_earlier(staging)
+    own = standing(wanted.out)
+    if own is not None:
+        read_files(own, staging)
+    named = wanted.earlier is not None and wanted.earlier.resolve() != (wanted.out / NAME).resolve()
+    numbers = wanted.earlier if named else own
+    if numbers is not None:
+        read_numbers(numbers, staging)
 
 
 def _labels(source: TaskSource) -> dict[str, bool]:
@@ -130,8 +145,9 @@ def _write(data: DataSet, staging: Staging, wanted: Wanted) -> None:
     about = {"format": wanted.format, "version": VERSION, "made_by": MADE_BY, "policy": policy | asdict(wanted.choices)}
     about["splits"] = wanted.splits.shares
     out = Output(wanted.out, staging)
-    chosen.write(data, out, wanted.choices, about)
-    out.remove_others()
-    if not chosen.own_manifest:
-        write_manifest(data, out, about, out.files())
+    with set_aside(wanted.out):
+        chosen.write(data, out, wanted.choices, about)
+        out.remove_others()
+        if not chosen.own_manifest:
+            write_manifest(data, out, about, out.files())
     staging.save()

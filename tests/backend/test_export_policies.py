@@ -16,6 +16,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from workplace import ROOT
 
+from backend.export_files import Output
+from backend.export_staging import ExportError
+
 RING = blob(hole=0)
 WIDE = blob(hole=0, radius=14.0)
 CORNER = np.zeros(RING.shape, bool)
@@ -191,8 +194,28 @@ def test_what_is_gone_is_removed_and_what_is_not_ours_stays(export):
     (out / "mine.png").write_bytes(b"x")
     export.run(tasks[1:], "png")
     assert {path.name for path in out.iterdir()} == {"2.png", "mine.png", "manifest.json"}
+    numbers = export.run(tasks, "png", out="numbers") / "manifest.json"
+    export.run(tasks[:1], "png", "--previous", numbers)
+    assert {path.name for path in out.iterdir()} == {"1.png", "mine.png", "manifest.json"}
     export.run(tasks, "coco", code=2)
     assert "holds an export as png" in export.said
+
+
+def test_a_renewal_that_stopped_does_not_look_whole_and_keeps_the_numbers(export, monkeypatch):
+    def rows(*labels):
+        return [task(1, annotation([drawn(RING, label, label) for label in labels]))]
+
+    whole = content(export.run(rows("b", "c"), "x2sam"))
+    with monkeypatch.context() as broken:
+        broken.setattr(Output, "wrote", lambda *_: (_ for _ in ()).throw(ExportError("the disk is full")))
+        out = export.run(rows("a", "b", "d"), "x2sam", code=2)
+        assert not (out / "manifest.json").exists()
+        fresh = export.run(rows("c"), "x2sam", code=2, out="fresh")
+    export.run(rows("c"), "png", code=2)
+    assert "holds an export as x2sam" in export.said
+    assert content(export.run(rows("b", "c"), "x2sam", "--previous", out / "manifest.json")) == whole
+    categories = read(export.run(rows("a", "c"), "x2sam", out=fresh.name) / "manifest.json")["categories"]
+    assert {one["name"]: one["id"] for one in categories} == {"a": 1, "c": 2}, "none was given before"
 
 
 def test_a_run_that_was_killed_goes_on(export):
