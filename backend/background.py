@@ -57,7 +57,7 @@ FramesOf = Callable[[Sequence[str]], TaskFrames]
 @dataclass(frozen=True, eq=False)
 class Progress:
     """How a track stands. ``left`` are the seconds that it will take, where that can be told; ``done`` and ``total``
-    are pages."""
+    are pages; ``begun``: it waits for no other track."""
 
     found: Found
     done: int
@@ -82,6 +82,7 @@ class TrackJob:
                 self._found.setdefault(page, {})[one.object_id] = one.known[page]
         self._state, self._problem = record.state, record.problem
         self._began: tuple[float, int] | None = None
+        self._taken = False
         self.cancelled = False
 
     @property
@@ -99,7 +100,7 @@ class TrackJob:
             done, total, left = self._done(), len(set().union(*self._wanted.values())), None
             if self._began is not None and done > self._began[1]:
                 left = (total - done) * (time.monotonic() - self._began[0]) / (done - self._began[1])
-            return Progress(found, done, total, self._state, self._problem, left, self._began is not None)
+            return Progress(found, done, total, self._state, self._problem, left, self._taken)
 
     def wait(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Progress:
         """How it stands when it has ended, or after so many seconds, or when the server stops."""
@@ -108,6 +109,10 @@ class TrackJob:
             while self.running and not stopping() and (left := end - time.monotonic()) > 0:
                 self._changed.wait(min(left, _LOOK_UP))
         return self.progress()
+
+    def taken(self) -> None:
+        """It has a thread and waits for no other track any more."""
+        self._taken = True
 
     def began(self) -> None:
         """Its thread starts to work."""
@@ -277,6 +282,7 @@ class Tracks:
         with self._lock:
             while self._queue and len(self._threads) < self._at_once and not self._stopping:
                 job = self._queue.pop(0)
+                job.taken()
                 thread = threading.Thread(target=self._live, args=(job,), name="track", daemon=True)
                 self._threads.add(thread)
                 thread.start()
