@@ -69,9 +69,12 @@ class JsonFile:
         identity = task.get("id") if isinstance(task, dict) else None
         if isinstance(identity, bool) or not isinstance(identity, int):
             raise ExportError(self._told(f"has no task with a number at place {number}"))
-        if not isinstance(task.get("annotations", []), list):
+        if not isinstance(task.get("annotations"), list):  # JSON-MIN has numbers, too, but no annotations
             raise ExportError(self._told("has tasks without a list of annotations"))
-        stamp = hashlib.blake2b(orjson.dumps(task), digest_size=16).hexdigest()
+        try:
+            stamp = hashlib.blake2b(orjson.dumps(task), digest_size=16).hexdigest()
+        except orjson.JSONEncodeError as error:
+            raise ExportError(self._told(f"has entries too deep within each other in task {identity}")) from error
         return Fetched(identity, stamp, None if known(identity, stamp) else task)
 
     def _is_list(self) -> bool:

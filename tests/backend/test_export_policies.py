@@ -249,6 +249,9 @@ def test_a_run_that_was_killed_goes_on(export):
         ('[{"id": 1, "annotations": [', "not JSON, or was cut"),
         ('[{"image": "a.jpg"}]', "no task with a number at place 0"),
         ('[{"id": 1, "annotations": 3}]', "without a list of annotations"),
+        ('[{"id": 1, "annotation_id": 5, "annotator": 1, "brush": [], "image": "a.jpg"}]', "not JSON-MIN"),
+        ('[{"id": 1, "annotations": [], "data": ' + "[" * 2000 + "]" * 2000 + "}]", "too deep"),
+        ('[{"id": 123456789012345678901234567890, "annotations": []}]', "not JSON, or was cut"),
         ('[{"id": 1, "annotations": []}, {"id": 1, "annotations": []}]', "Task 1 is there twice"),
     ],
 )
