@@ -179,8 +179,10 @@ class Staging:
 
     def close(self, finished: bool = False) -> None:
         """``finished``: nothing of it is needed any more."""
-        self.database.execute("COMMIT")
-        self.database.close()
+        with told(self._path):
+            if self.database.in_transaction:  # a full disk ends it
+                self.database.execute("COMMIT")
+            self.database.close()
         if finished:
             self._path.unlink(missing_ok=True)
 

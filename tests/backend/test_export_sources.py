@@ -8,6 +8,7 @@ from exporting import CONFIG, annotation, content, drawn, read, task
 
 from backend.export_run import Wanted, export
 from backend.export_sources import JsonFile, Project
+from backend.export_staging import ExportError, Staging, told
 from backend.label_studio_api import LabelStudioError
 
 MASK = np.eye(12, dtype=bool)
@@ -85,3 +86,13 @@ def test_the_order_of_a_file_does_not_matter_and_other_options_begin_anew(tmp_pa
         export(JsonFile(tmp_path / "t.json"), Wanted("coco", tmp_path / "out"), lambda *_: None)
     api.fail_after = None
     assert run(api, tmp_path / "out").reused == 0
+
+
+def test_a_full_disk_is_told_once(tmp_path):
+    staging = Staging(tmp_path / "staging.sqlite3", "options")
+    staging.save()
+    staging.database.execute(f"PRAGMA max_page_count = {next(staging.rows('PRAGMA page_count'))[0]}")
+    with pytest.raises(ExportError, match="free space"), told(tmp_path):
+        while True:
+            staging.database.execute("INSERT INTO file VALUES (hex(randomblob(9)), hex(randomblob(9000)), 1)")
+    staging.close()
