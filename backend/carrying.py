@@ -18,6 +18,7 @@ from backend.background import Progress, TrackJob
 from backend.carried import Carried, Known, Screen, fingerprint
 from backend.continued import bring, joined
 from backend.earlier_pages import EarlierPages
+from backend.errors import OverloadedError
 from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.history import History
@@ -126,7 +127,7 @@ class Carrier:
         if not objects:
             return given
         last, done = given[-1], {(name, page) for name, masks in new.items() for page in masks}
-        more = self.carry(last.ask, objects, Reach(), done)
+        more = self.carry_or_tell(last.ask, objects, Reach(), done)
         whole = replace(last, sentence=f"{last.sentence} {more.sentence}", carried=more.carried)
         return [*given[:-1], replace(whole, others=[*last.others, *more.others])]
 
@@ -169,6 +170,15 @@ class Carrier:
             progress = job.wait(left, lambda: self.services.admission.stopping)
         return self._reply(ask, objects, progress, answered)
 
+    def carry_or_tell(
+        self, ask: Ask, objects: Sequence[Carried], reach: Reach, answered: set[tuple[str, int]] = frozenset()
+    ) -> Reply:
+        """As :meth:`carry`; where too many tracks wait, that is all it tells: what a prompt found is not lost by it."""
+        try:
+            return self.carry(ask, objects, reach, answered)
+        except OverloadedError as error:
+            return Reply(ask, str(error))
+
     def carry_to_the_end(self, ask: Ask, objects: Sequence[Carried], reach: Reach) -> Reply | None:
         """As :meth:`carry`; None where it goes on in the background, for what is stored once and for all."""
         reply = self.carry(ask, objects, reach)
@@ -192,8 +202,12 @@ class Carrier:
                 continue
             objects = self._now(job, new)
             if job.running and _corrected(job.record.objects, objects):
-                job = self.services.tracks.take_up(self._record(objects, job.record.reach, job), self._is_mine)
-                whole = replace(whole, sentence=f"{whole.sentence} {BEGUN_AGAIN}")
+                try:
+                    job = self.services.tracks.take_up(self._record(objects, job.record.reach, job), self._is_mine)
+                    told = BEGUN_AGAIN
+                except OverloadedError as error:
+                    told = str(error)
+                whole = replace(whole, sentence=f"{whole.sentence} {told}")
             progress = job.progress()
             objects = [one for one in objects if one.object_id in names]
             news = [found for one in objects for found in self._news(one, progress) if _place(found) not in shown]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -131,7 +131,7 @@ class ClipWords:
             objects += found
         if not objects:
             return given
-        shown, more = carry_found(self.carrier, given[-1].ask, objects)
+        shown, more = carry_found(self.carrier, given[-1].ask, objects, self.carrier.carry_or_tell)
         sentence = f"{given[-1].sentence} {more.sentence}"
         carried = [*shown, *more.carried]
         return [*given[:-1], replace(given[-1], sentence=sentence, others=more.others, carried=carried)]
@@ -232,9 +232,11 @@ class ClipWords:
         return ask if ask.page is not None else replace(ask, page=reply_page(self.carrier.config, self.carrier.tag))
 
 
-def carry_found(carrier: Carrier, ask: Ask, objects: Sequence[Named]) -> tuple[list[Found], Reply]:
+def carry_found(
+    carrier: Carrier, ask: Ask, objects: Sequence[Named], carry: Callable[..., Reply] | None = None
+) -> tuple[list[Found], Reply]:
     """The masks that words found, and those that were made of them on the other pages. Pages where one of the objects
-    stands as a person wants it keep what they have."""
+    stands as a person wants it keep what they have. ``carry`` is :meth:`Carrier.carry` or one like it."""
     screen = carrier.screen()
     carried: list[Carried] = []
     shown: list[Found] = []
@@ -247,7 +249,7 @@ def carry_found(carrier: Carrier, ask: Ask, objects: Sequence[Named]) -> tuple[l
             mask = Mask(one.mask.unpack(), one.score, named.object_id)
             shown.append(Found(named.object_id, named.label, named.control, mask, page))
     answered = {(found.object_id, found.page) for found in shown}
-    return shown, carrier.carry(ask, [one for one in carried if one.seen], Reach(), answered)
+    return shown, (carry or carrier.carry)(ask, [one for one in carried if one.seen], Reach(), answered)
 
 
 def reply_page(config: LabelConfig, tag: ObjectTag) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from clip_desk import HEIGHT, PAGES, WIDTH, Desk, point
+from clip_desk import HEIGHT, PAGES, WIDTH, Desk, by_page, point, typed
 from picture_server import picture_bytes
 from reading import sentences
 
@@ -61,3 +61,19 @@ def test_time_is_up_before_it_begins(desk, gate, monkeypatch):
     monkeypatch.setattr(background.TrackJob, "began", lambda job: gate.wait(5))
     entry = desk(point(50, 50, 0))
     assert "waiting for other tracks" not in sentences(entry)[0]
+
+
+def test_what_a_prompt_finds_is_answered_where_no_track_can_be_begun(desk, gate, monkeypatch):
+    gate.set()
+    monkeypatch.setattr(background, "_WAITING", 0)
+    clicked = desk(point(50, 50, 0))
+    assert sorted(by_page(clicked)) == [0] and "Too many tracks wait already" in sentences(clicked)[0]
+    worded = desk(typed("the disc"))
+    assert sorted(by_page(worded)) == [0, 4, 9] and "Too many tracks wait already" in sentences(worded)[0]
+
+
+def test_a_correction_is_answered_where_its_track_can_not_be_begun_again(desk, monkeypatch):
+    items = by_page(desk(point(50, 50, 0)))
+    monkeypatch.setattr(background, "_WAITING", 0)
+    entry = desk(point(60, 50, 1, tag="point"), on_screen=items.values())
+    assert 1 in by_page(entry) and "Too many tracks wait already" in sentences(entry)[0]
