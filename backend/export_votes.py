@@ -1,7 +1,9 @@
 """Several annotations of one task -> one: which of their objects are the same, and what most of them agree on.
 
-Objects are the same when they have the same name, or the same label and overlap enough on all pages together. An object
-stays when more than half of the annotators drew it; of its pixels those that more than half of them drew.
+Objects are the same when they overlap enough on all pages together and have the same name, or else the same label; of
+the others those with the same name that overlap at all, as the n-th object of one person need not be the n-th of
+another. An object stays when more than half of the annotators drew it; of its pixels those that more than half of them
+drew.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 
 from backend.export_masks import Runs, majority, overlap
 
@@ -46,16 +49,26 @@ def vote(annotations: Sequence[Sequence[Drawn]]) -> tuple[list[Drawn], int]:
         objects: dict[str, dict[int, Drawn]] = {}
         for one in drawn:
             objects.setdefault(one.object, {})[one.frame] = one
-        before = list(same)
+        before, left = list(same), []
         for frames in objects.values():
             found = _same(frames, [members for members in before if number not in members])
+            if found is None:
+                left.append(frames)
+            else:
+                found[number] = frames
+        for frames in left:
+            found = _namesake(frames, [members for members in before if number not in members])
             (found if found is not None else _new(same))[number] = frames
-    result, outvoted = [], 0
+    result, outvoted, names = [], 0, set()
     for members in same:
         if len(members) < needed:
             outvoted += len(members)
             continue
-        result += _outcome(members, needed, len(annotations))
+        name = _free_name(members, names)
+        outcome = _outcome(members, name, needed, len(annotations))
+        outvoted += 0 if outcome else len(members)
+        names |= {one.object for one in outcome}
+        result += outcome
     return sorted(result, key=lambda one: (one.frame, one.place, one.object)), outvoted
 
 
@@ -66,15 +79,23 @@ def _new(same: list[dict[int, dict[int, Drawn]]]) -> dict[int, dict[int, Drawn]]
 
 def _same(frames: Mapping[int, Drawn], among: Sequence[dict[int, dict[int, Drawn]]]) -> dict | None:
     first = next(iter(frames.values()))
-    best, most = None, SAME
+    best, most = None, (False, SAME)
     for members in among:
         other = next(iter(members.values()))
         one = next(iter(other.values()))
-        if one.object == first.object:
-            return members
-        if one.label == first.label and (found := _overlap(frames, other)) >= most:
-            best, most = members, found
+        if (by_name := one.object == first.object) or one.label == first.label:
+            shared = _overlap(frames, other)
+            if shared >= SAME and (by_name, shared) >= most:
+                best, most = members, (by_name, shared)
     return best
+
+
+def _namesake(frames: Mapping[int, Drawn], among: Sequence[dict[int, dict[int, Drawn]]]) -> dict | None:
+    name = next(iter(frames.values())).object
+    others = ((members, next(iter(members.values()))) for members in among)
+    return next(
+        (m for m, other in others if next(iter(other.values())).object == name and _overlap(frames, other)), None
+    )
 
 
 def _overlap(one: Mapping[int, Drawn], other: Mapping[int, Drawn]) -> float:
@@ -85,12 +106,17 @@ def _runs(frames: Mapping[int, Drawn], frame: int) -> Runs | None:
     return frames[frame].runs if frame in frames else None
 
 
-def _outcome(members: Mapping[int, Mapping[int, Drawn]], needed: int, annotators: int) -> list[Drawn]:
-    """The object as most drew it, under the name and label that most gave it; ties go to the first annotation."""
-    first = next(iter(members.values()))
+def _free_name(members: Mapping[int, Mapping[int, Drawn]], taken: set[str]) -> str:
+    """The first name that an annotation gave it and that is not another object's."""
+    names = [next(iter(frames.values())).object for frames in members.values()]
+    counted = (f"{names[0]} ({number})" for number in count(2))
+    return next(name for name in chain(names, counted) if name not in taken)
+
+
+def _outcome(members: Mapping[int, Mapping[int, Drawn]], name: str, needed: int, annotators: int) -> list[Drawn]:
+    """The object as most drew it, under the label that most gave it; ties go to the first annotation."""
     everything = [one for frames in members.values() for one in frames.values()]
     label = Counter(one.label for one in everything).most_common(1)[0][0]
-    name = next(iter(first.values())).object
     agreed: dict[int, Drawn] = {}
     for frame in sorted({one.frame for one in everything}):
         drawn = [frames[frame] for frames in members.values() if frame in frames]

@@ -94,6 +94,36 @@ def test_two_must_agree(export):
     assert (found == (RING & WIDE)).all()
 
 
+def test_objects_drawn_by_hand_in_another_order_are_the_same(export):
+    low = CORNER[::-1].copy()
+    low[RING] = True  # and what only one person drew touches the other object
+    orders = [[CORNER, RING], [RING, CORNER], [low, RING, CORNER]]
+    people = [
+        annotation([drawn(mask, f"{n}{k}", page=0) for k, mask in enumerate(order)], n, n)
+        for n, order in enumerate(orders, 1)
+    ]
+    out = export.run([pages(1, *people, count=1)], "coco", "--annotations", "majority")
+    assert {found.tobytes() for found in masks(out)} == {CORNER.tobytes(), RING.tobytes()}
+
+
+def test_two_objects_that_most_agree_on_never_have_one_name(export):
+    orders = [[RING], [CORNER, RING], [RING, CORNER]]
+    people = [
+        annotation([drawn(mask, f"{n}{k}", page=0) for k, mask in enumerate(order)], n, n)
+        for n, order in enumerate(orders, 1)
+    ]
+    out = export.run([pages(1, *people, count=1)], "coco", "--annotations", "majority")
+    written = read(out / "annotations.json")["annotations"]
+    assert len({one["id"] for one in written}) == len({one["attributes"]["object"] for one in written}) == 2
+
+
+def test_what_most_drew_but_nowhere_the_same_is_told(export):
+    issued = "obj0123456789-0000"
+    people = [annotation([drawn(mask, issued, page=0)], n, n) for n, mask in enumerate((RING, WIDE & ~RING), 1)]
+    export.run([pages(1, *people, count=1)], "coco", "--annotations", "majority")
+    assert "2 objects that most annotators did not draw" in export.said
+
+
 def test_cancelled_annotations(export):
     entry = task(
         1, annotation([drawn(RING, "a")], 1), annotation([drawn(WIDE, "b")], 2, updated="2027", was_cancelled=True)
