@@ -43,9 +43,14 @@ class Layout:
     size: tuple[int, int] | None = None
 
     @property
+    def shared(self) -> bool:
+        """Whether other tasks show the rest of the video."""
+        return self.item.startswith("video:")
+
+    @property
     def split_key(self) -> str:
         """What decides the split: the video, or the picture wherever it was imported; else the task."""
-        return self.item if self.item.startswith("video:") or not self.media else "\n".join(self.media[:1])
+        return self.item if self.shared or not self.media else "\n".join(self.media[:1])
 
 
 def layout_of(task: Mapping[str, Any], config: LabelConfig | None = None, film: bool = False) -> Layout:

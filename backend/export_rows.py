@@ -32,7 +32,7 @@ SKIPPED: Mapping[str, str] = {
     "elsewhere": "regions on another picture of their task than its first one",
     "turned": "regions on a picture that was turned in the editor",
     "unsized": "regions whose picture has an unknown size",
-    "beyond": "regions on pages that no task can have",
+    "beyond": "regions on pages that their task does not have",
     "damaged": "regions that can't be read",
     "empty": "regions without a single pixel",
     "sizeless": "pages without a region, of an unknown size",

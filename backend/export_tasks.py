@@ -209,7 +209,8 @@ class _Decoding:
         if region.shape == "videorectangle":
             yield from self._boxes(region)
             return
-        if region.page >= PAGES_OF_A_TASK:
+        # behind the end of a part of a video are the frames of the next task
+        if region.page >= (len(self.layout.media) if self.layout.shared else PAGES_OF_A_TASK):
             self.skipped["beyond"] += 1
             return
         size = region.size or self.sizes.get(region.page) or self.usual

@@ -174,6 +174,17 @@ def test_a_frame_in_two_tasks_is_that_of_the_newest_annotation(export):
     assert read(out / "manifest.json")["skipped"]["shadowed"] == {"count": 1, "first_tasks": [1]}
 
 
+def test_a_stray_page_does_not_take_a_frame_of_the_next_task(export):
+    stray = [*items(WIDE, page=0), *items(WIDE, page=4)]
+    tasks = [
+        pages(1, annotation(stray, 1, updated="2027"), start=0),
+        pages(2, annotation(items(RING, page=1), 2, updated="2026"), start=3),
+    ]
+    (track,) = read(export.run(tasks, "ytvis") / "annotations.json")["annotations"]
+    assert track["areas"] == [int(WIDE.sum()), None, None, None, int(RING.sum()), None]
+    assert "1 regions on pages that their task does not have (tasks 1)" in export.said
+
+
 def test_only_marked_pages(export):
     entry = pages(1, annotation(items(RING, page=1)))
     assert len(list((export.run([entry], "davis") / "Annotations").rglob("*.png"))) == 3
