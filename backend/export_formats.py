@@ -63,7 +63,9 @@ def _pictures(data: DataSet, split: str | None) -> tuple[str, Iterator[dict]]:
 
 
 def picture_number(frame: Frame) -> int:
-    """The number of a page in COCO files."""
+    """The number of a page in COCO files; of a long film's frames, which a task's share does not hold, a digest."""
+    if frame.page >= PAGES_OF_A_TASK:
+        return number_of("picture", frame.task, frame.page)
     return frame.task * PAGES_OF_A_TASK + frame.page
 
 

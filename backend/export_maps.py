@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backend.export_choices import Choices
-from backend.export_dataset import DataSet, Frame, Item, objects_only
+from backend.export_dataset import DataSet, Frame, Item, objects_only, sized_items
 from backend.export_files import Output
 from backend.export_masks import Runs
 from backend.export_settle import VOID, painted_last_first
@@ -29,7 +29,7 @@ def write_davis(data: DataSet, out: Output, choices: Choices, about: Mapping[str
         for frame, drawn in data.known_frames(item):
             _write(out, davis_path(item, frame), frame.size, _painted(item, drawn, choices, None), 8)
     for split in data.splits.shares:
-        _listing(out, f"ImageSets/{split}.txt", [item.name for item in data.items(split)])
+        _listing(out, f"ImageSets/{split}.txt", [item.name for item in sized_items(data, split)])
 
 
 def write_maps(data: DataSet, out: Output, choices: Choices, about: Mapping[str, Any]) -> None:

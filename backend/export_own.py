@@ -26,14 +26,14 @@ def write_own(data: DataSet, out: Output, choices: Choices, about: Mapping[str, 
         for place, item in enumerate(sized_items(data)):
             frames = {frame.number: frame for frame, _ in data.known_frames(item)}
             objects = tuple(OwnObject(o.number, o.label, categories[o.label].thing) for o in item.objects.values())
-            names = frame_names(data, item) if item.film is None else []
+            names = frame_names(data, item) if item.film is None else [item.film or item.name]
             writer.add(
                 OwnItem(
                     item.name,
                     item_size(data, item),
                     objects,
                     _Masks(data, item, frames),
-                    media=item.film or names[0] if not item.paged or item.film is not None else "",
+                    media=names[0] if not item.paged or item.film is not None else "",
                     frames=tuple(names) if item.paged and item.film is None else (),
                     length=item.length,
                     video=item.paged,

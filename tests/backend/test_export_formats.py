@@ -183,6 +183,31 @@ def test_boxes_of_a_video_tag(export):
     assert "unknown size" in export.said
 
 
+def film(number, boxes, address="/data/upload/1/a.mp4"):
+    value = track_value(boxes, (40, 60), 10, ["cat"])
+    row = {"id": "k1", "type": "videorectangle", "from_name": "box", "to_name": "video", "origin": "manual"}
+    return task(number, annotation([row | {"value": value}]), video=address, video_fps=10)
+
+
+def test_a_film_whose_address_is_not_known_has_a_name(export):
+    out = export.run([film(2, [(6.0, 4.0, 36.0, 24.0)] * 3, "elsewhere")], "x2sam", "--video-size", "60x40")
+    assert read(out / "manifest.json")["items"][0]["media"] == "task-2"
+
+
+def test_frames_of_long_films_have_numbers_of_their_own(export):
+    last = [None] * 10_004 + [(1.0, 1.0, 3.0, 3.0)]
+    words = ("--video-size", "60x40", "--pages", "marked")
+    written = read(export.run([film(1, last), film(2, last[10_000:])], "coco", *words) / "annotations.json")
+    assert len({one["id"] for one in written["images"]}) == len(written["images"]) == 2
+    assert {one["image_id"] for one in written["annotations"]} == {one["id"] for one in written["images"]}
+    assert all(one["id"] < 1 << 53 for one in written["images"])
+
+
+def test_lists_of_splits_name_only_what_is_there(export):
+    out = export.run([*video_tasks(), pages(9, annotation([]))], "davis", "--splits", "train=1")
+    assert (out / "ImageSets" / "train.txt").read_text() == "v1\n"
+
+
 def test_splits_are_by_what_is_shown_and_stay(export):
     tasks = [task(n, annotation([drawn(RING, "a")])) for n in range(1, 61)]
     tasks += video_tasks()
