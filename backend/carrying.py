@@ -127,7 +127,7 @@ class Carrier:
         if not objects:
             return given
         last, done = given[-1], {(name, page) for name, masks in new.items() for page in masks}
-        more = self.carry_or_tell(last.ask, objects, Reach(), done)
+        more = self.carry_or_tell(last.ask, objects, Reach(), done, self._apart(new))
         whole = replace(last, sentence=f"{last.sentence} {more.sentence}", carried=more.carried)
         return [*given[:-1], replace(whole, others=[*last.others, *more.others])]
 
@@ -156,26 +156,31 @@ class Carrier:
         return Screen.of(self.task.id, self.work, self.services.remembered, self.frames.size_of)
 
     def carry(
-        self, ask: Ask, objects: Sequence[Carried], reach: Reach, answered: set[tuple[str, int]] = frozenset()
-    ) -> Reply:
+        self, ask: Ask, objects: Sequence[Carried], reach: Reach, answered: set[tuple[str, int]] = frozenset(),
+        apart: Sequence[TrackRecord] = (),
+    ) -> Reply:  # fmt: skip
         """Objects over the pages, as far as the time allows; the rest goes on in the background. What is known and
-        waits to be accepted is shown again, unless its object and page are ``answered`` by this request anyway."""
+        waits to be accepted is shown again, unless its object and page are ``answered`` by this request anyway. Tracks
+        ``apart`` go on in the background only."""
         wanted = pages_wanted(objects, reach, len(self.frames))
         if all(wanted[one.object_id] <= one.kept for one in objects):
             return Reply(ask, replies.ALL_KEPT)
         self.services.engines.wait(self.services.settings.load_wait)
         job = self.services.tracks.take_up(self._record(objects, reach), self._is_mine)
+        for record in apart:
+            self.services.tracks.take_up(record, self._is_mine)
         left = self.services.settings.track_seconds - (time.monotonic() - self.begun)
         with stage("segment"):
             progress = job.wait(left, lambda: self.services.admission.stopping)
         return self._reply(ask, objects, progress, answered)
 
     def carry_or_tell(
-        self, ask: Ask, objects: Sequence[Carried], reach: Reach, answered: set[tuple[str, int]] = frozenset()
-    ) -> Reply:
+        self, ask: Ask, objects: Sequence[Carried], reach: Reach, answered: set[tuple[str, int]] = frozenset(),
+        apart: Sequence[TrackRecord] = (),
+    ) -> Reply:  # fmt: skip
         """As :meth:`carry`; where too many tracks wait, that is all it tells: what a prompt found is not lost by it."""
         try:
-            return self.carry(ask, objects, reach, answered)
+            return self.carry(ask, objects, reach, answered, apart)
         except OverloadedError as error:
             return Reply(ask, str(error))
 
@@ -334,6 +339,16 @@ class Carrier:
             before = {page: known for page, known in one.known.items() if page < 0}
             objects.append(replace(now, known={**before, **now.known}, shape=now.shape or one.shape))
         return objects
+
+    def _apart(self, names: Mapping[str, object]) -> list[TrackRecord]:
+        """What is left of the person's running tracks without objects that are tracked anew by themselves."""
+        records = []
+        for job in self._jobs():
+            runs = job.running and not job.cancelled and self._is_mine(job, names)
+            if runs and names.keys() & job.names and job.names - names.keys():
+                rest = [one for one in self._now(job) if one.object_id not in names]
+                records.append(self._record(rest, job.record.reach, job))
+        return records
 
     def _record(self, objects: Sequence[Carried], reach: Reach, job: TrackJob | None = None) -> TrackRecord:
         """What a track is about; equal for whoever asks the same."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from clip_desk import HEIGHT, PAGES, WIDTH, Desk, by_page, point, typed
+from clip_desk import HEIGHT, PAGES, WIDTH, Desk, by_page, drawn, point, typed, wait_for
 from picture_server import picture_bytes
-from reading import sentences
+from prompting import object_of
+from reading import regions, sentences
 
 from backend import background
 from backend.app import close_app, create_app
@@ -77,3 +78,15 @@ def test_a_correction_is_answered_where_its_track_can_not_be_begun_again(desk, m
     monkeypatch.setattr(background, "_WAITING", 0)
     entry = desk(point(60, 50, 1, tag="point"), on_screen=items.values())
     assert 1 in by_page(entry) and "Too many tracks wait already" in sentences(entry)[0]
+
+
+def test_one_of_two_objects_is_tracked_anew_and_the_other_goes_on(desk, services, gate):
+    one, other = drawn(mask_at(20), 0), drawn(mask_at(60), 0, "Object 2")
+    items = regions(desk(typed("track"), on_screen=[one, other]))
+    names = {item["value"]["brushlabels"][0]: object_of(item) for item in items}
+    again = desk(point(20, 30, 1), on_screen=[one, other, *items])
+    gate.set()
+    wait_for(lambda: not services.tracks.running)
+    screen = [one, other, *items, *regions(again)]
+    entry = desk(point(95, 50, 9, "Object 2", tag="point"), on_screen=screen)
+    assert max(by_page(entry, names["Object 2"])) == PAGES - 1
