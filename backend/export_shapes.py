@@ -40,6 +40,7 @@ NEEDED: Mapping[str, frozenset[str]] = {
 }
 """What the value of each shape must hold; a row without it is a stray copy of another."""
 _FAR = 1e4
+_MOST_CROSSINGS = 1 << 23
 
 
 def value_to_mask(shape: str, value: Mapping[str, Any], size: Size) -> np.ndarray:
@@ -54,13 +55,18 @@ def value_to_mask(shape: str, value: Mapping[str, Any], size: Size) -> np.ndarra
 
 def fill_outline(points: np.ndarray, size: Size) -> np.ndarray:
     """bool (H, W): the pixels whose centres the closed outline (n, 2), in pixels, goes round (non-zero rule, as
-    browsers fill)."""
+    browsers fill).
+
+    :raises ValueError: its edges cross more rows than any outline of a thing does.
+    """
     height, width = size
     start, stop = points, np.roll(points, -1, axis=0)
     # an edge crosses the line through the centres of a row when its ends lie on both sides of it
     first = np.ceil(np.minimum(start[:, 1], stop[:, 1]) - 0.5).clip(0, height).astype(np.int64)
     last = np.ceil(np.maximum(start[:, 1], stop[:, 1]) - 0.5).clip(0, height).astype(np.int64)
     counts = last - first
+    if counts.sum() > _MOST_CROSSINGS:
+        raise ValueError(f"the outline crosses {counts.sum()} rows")
     edge = np.repeat(np.arange(len(points)), counts)
     row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
     share = (row + 0.5 - start[edge, 1]) / (stop[edge, 1] - start[edge, 1])
@@ -130,13 +136,18 @@ def _keypoint(value: Mapping[str, Any], size: Size) -> np.ndarray:
 
 
 def _fill_ellipse(centre: tuple[float, float], radii: tuple[float, float], rotation: float, size: Size) -> np.ndarray:
-    angle = math.radians(rotation)
-    x = np.arange(size[1]) + 0.5 - centre[0]
-    y = (np.arange(size[0]) + 0.5 - centre[1])[:, None]
-    along, down = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    mask = np.zeros(size, bool)
     if min(radii) <= 0:
-        return np.zeros(size, bool)
-    return (along / radii[0]) ** 2 + (down / radii[1]) ** 2 <= 1
+        return mask
+    # only where it can be: points are small and pictures are not
+    reach = max(radii) + 1
+    columns, rows = (slice(max(math.floor(middle - reach), 0), max(math.ceil(middle + reach), 0)) for middle in centre)
+    angle = math.radians(rotation)
+    x = np.arange(size[1])[columns] + 0.5 - centre[0]
+    y = (np.arange(size[0])[rows] + 0.5 - centre[1])[:, None]
+    along, down = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    mask[rows, columns] = (along / radii[0]) ** 2 + (down / radii[1]) ** 2 <= 1
+    return mask
 
 
 def _settled(points: np.ndarray) -> np.ndarray:

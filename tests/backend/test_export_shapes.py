@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -130,6 +132,23 @@ def test_a_star_is_filled_as_browsers_do():
 def test_damage_is_told(shape, value):
     with pytest.raises(DAMAGED):
         value_to_mask(shape, value, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        ("polygon", {"points": [[50 + k % 7, 100 * (k % 2)] for k in range(20_000)]}),
+        ("keypoint", {"x": 50, "y": 50, "width": 1}),
+    ],
+)
+def test_no_shape_takes_much_more_memory_than_its_picture(shape, value):
+    tracemalloc.start()
+    try:
+        with suppress(ValueError):
+            value_to_mask(shape, value, (1000, 8000))
+        assert tracemalloc.get_traced_memory()[1] < 10 * 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_nothing_huge_is_made():
