@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 from urllib.parse import urlencode
 
 import requests
 
-from backend.clients import Form, LabelStudioClient, NoAnswer, Reply
+from backend.clients import Form, LabelStudioClient, NoAnswer, Reply, shown
 from backend.errors import BackendError
 from backend.settings import Settings
 
@@ -20,6 +21,7 @@ _LISTED = 500
 _TRIES = 4
 _PAUSE = 0.5
 _SAFE = frozenset({"GET", "PATCH"})
+_TOO_MANY = 429  # nothing was done yet, so everything may be asked again
 
 
 class LabelStudioError(BackendError):
@@ -37,7 +39,8 @@ class TooLongError(LabelStudioError):
 class LabelStudioApi:
     """Calls as the user of ``LABEL_STUDIO_API_KEY``, a legacy or personal token.
 
-    Calls that may be repeated are, a few times, when the connection fails or Label Studio is overloaded.
+    Calls that may be repeated are, a few times, when the connection fails or Label Studio is overloaded; all of them
+    are when it counts requests and there were too many.
     """
 
     def __init__(self, settings: Settings, pause: float = _PAUSE):
@@ -91,12 +94,15 @@ class LabelStudioApi:
             yield from self._tasks_from(project, ids[0], ids[-1], len(ids), {"fields": "all"})
         except TooLongError:
             if len(ids) == 1:
-                raise
+                raise TooLongError(
+                    f"Task {ids[0]} is too long for one answer of Label Studio; export the project there as JSON and "
+                    "use --from-json."
+                ) from None
             for task in ids:
-                yield from self._tasks_from(project, task, task, 1, {"fields": "all"})
+                yield from self.whole_tasks(project, [task])
 
     def _tasks_from(
-        self, project: int, first: int, last: int | None, count: int, fields: Mapping[str, str]
+        self, project: int, first: int, last: int | None, most: int, fields: Mapping[str, str]
     ) -> list[dict[str, Any]]:
         if last is None:
             wanted = {"filter": "filter:tasks:id", "operator": "greater_or_equal", "type": "Number", "value": first}
@@ -104,7 +110,7 @@ class LabelStudioApi:
             span = {"min": first, "max": last}
             wanted = {"filter": "filter:tasks:id", "operator": "in", "type": "Number", "value": span}
         query = {"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": [wanted]}}
-        given = {"project": project, "page": 1, "page_size": count, "review": "true", "resolve_uri": "false"}
+        given = {"project": project, "page": 1, "page_size": most, "review": "true", "resolve_uri": "false"}
         params = urlencode({**given, **fields, "query": json.dumps(query)})
         return self._call("GET", f"/api/tasks?{params}", f"the tasks of project {project}")["tasks"]
 
@@ -160,24 +166,23 @@ class LabelStudioApi:
         return self.uploads(project, stored["file_upload_ids"])
 
     def _call(self, method: str, path: str, what: str, body: Any = None) -> Any:
-        tries = _TRIES if method in _SAFE else 1
-        attempt = 1
-        while True:
+        for attempt in count(1):
+            last = attempt == _TRIES
             try:
                 reply = self._client.ask(method, path, body, _SECONDS)
             except NoAnswer as error:
                 if "longer than" in str(error):
                     raise TooLongError(f"Label Studio's answer to {what} can't be read: {error}.") from error
-                if attempt == tries:
+                if last or method not in _SAFE:
                     raise LabelStudioError(
                         f"Label Studio at {self.url} can't be reached ({error}); check LABEL_STUDIO_URL and run the "
                         "command again: it goes on where it stopped."
                     ) from error
             else:
-                if reply.status < 500 or attempt == tries:
+                again = reply.status == _TOO_MANY or (reply.status >= 500 and method in _SAFE)
+                if last or not again:
                     return self._good(reply, what)
             time.sleep(self._pause * 2**attempt)
-            attempt += 1
 
     def _good(self, reply: Reply, what: str) -> Any:
         status = reply.status
@@ -188,6 +193,15 @@ class LabelStudioApi:
             )
         if status == 404:
             raise NotThereError(f"Label Studio at {self.url} does not know {what}; check the number.")
+        if status == _TOO_MANY:
+            raise LabelStudioError(
+                f"Label Studio takes no more requests for now ({what}); run the command again later."
+            )
+        if status < 400 and reply.location:
+            raise LabelStudioError(
+                f"Label Studio at {self.url} sends on to {shown(reply.location)}; set LABEL_STUDIO_URL to the address "
+                "where it is."
+            )
         if status >= 300:
             raise LabelStudioError(f"Label Studio answered {status} to {what}; its log says more.")
         found = reply.json()
