@@ -3,6 +3,7 @@ by hand on another, tracked again, and submitted. The model is the embedded one,
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from label_studio_server import ChildServer, free_port
+from PIL import Image
 from saved_masks import on_pages
 from video_place import VideoPlace
 from workplace import NANO, ROOT, Workplace
@@ -119,6 +121,15 @@ def stored_as(items, page: int) -> str:
     return url
 
 
+def exported(backend: Workplace, project: int, task: int, folder: Path) -> dict[int, np.ndarray]:
+    """What ``python -m backend export`` makes of the project's only object, bool (H, W) by page."""
+    words = ["export", "--project", str(project), "--format", "png", "--out", str(folder)]
+    command = [sys.executable, "-m", "backend", *words]
+    done = subprocess.run(command, cwd=ROOT, env=backend.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {int(path.stem.removeprefix(f"{task}-")): np.asarray(Image.open(path)) > 0 for path in folder.glob("*.png")}
+
+
 def share(mask: np.ndarray, of: np.ndarray) -> float:
     return (mask & of).sum() / of.sum()
 
@@ -134,7 +145,7 @@ def erase_the_hat(editor) -> None:
     editor.let_go()
 
 
-def test_one_click_all_pages_a_correction_and_the_rest_follows(editor, clip, saved):
+def test_one_click_all_pages_a_correction_and_the_rest_follows(editor, nano, clip, saved, tmp_path):
     editor.open(*clip)
     editor.switch_on()
     editor.show_page(CLICKED)
@@ -175,6 +186,10 @@ def test_one_click_all_pages_a_correction_and_the_rest_follows(editor, clip, sav
     assert share(final[EDITED - 1], hat(EDITED - 1)) < 0.5 * share(tracked[EDITED - 1], hat(EDITED - 1))
     before, after = (np.mean([iou(found[page], ball(page)) for page in others]) for found in (tracked, final))
     assert after > before, "pages that nobody touched are better than before"
+
+    pages = exported(nano, *clip, tmp_path / "exported")
+    assert set(pages) == set(range(PAGES))
+    assert all((mask == final[page]).all() for page, mask in pages.items()), "as the editor showed it"
 
     editor.reopen()
     assert names(editor.results()) == names(items)
