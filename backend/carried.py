@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from backend.errors import EXPECTED, MediaTimeoutError
 from backend.evidence import StandingRegion, Work
 from backend.geometry import Size
 from backend.history import History
@@ -81,7 +82,13 @@ class Screen:
         regions = [region for region in self.work.regions if region.object_id == object_id]
         standing = {region.page for region in regions}
         for page in sorted(standing - new.keys()):
-            mask, step = self.history.on_screen(object_id, page)
+            try:
+                mask, step = self.history.on_screen(object_id, page)
+            except MediaTimeoutError:
+                raise  # the next one would take as long
+            except EXPECTED:  # its page can't be had: what stands there stays
+                kept.add(page)
+                continue
             if step is not None and step.tracked and (object_id, page) not in self.work.submitted:
                 anew[page] = Known(step.mask, step.score)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from backend.answers import (
 from backend.carrying import Carrier
 from backend.clip_words import ClipWords, numbered
 from backend.continued import note_seen
+from backend.errors import EXPECTED, MediaTimeoutError
 from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.history import History
@@ -34,6 +36,8 @@ from backend.video_tag import answer_video
 from backend.words import category_names, label_for, needs_label, text_asks
 from x2sam.inference.scheduler import Turn
 from x2sam.structures import Mask
+
+log = logging.getLogger(__name__)
 
 
 def answer_context(services: Services, task: Task, config: LabelConfig, context: Context, work: Work) -> Answer:
@@ -135,6 +139,7 @@ class _Request:
     def answer(self, given: Sequence[Reply]) -> Answer:
         """The result items, and a note of every mask for the next click."""
         items: list[Item] = []
+        given = [self._that_can_be_shown(reply) for reply in given]
         for reply in given:
             for found in reply.found:
                 self.history.remember(reply.ask, found.object_id, found.label, found.mask)
@@ -149,6 +154,30 @@ class _Request:
         masks = [found.mask for reply in given for found in (*reply.found, *reply.carried) if found.mask.mask.any()]
         told = reply_items(self.config, self.tag, [(reply.ask.page, reply.sentence) for reply in given])
         return Answer(items + told, task_score(masks), len(masks))
+
+    def _that_can_be_shown(self, reply: Reply) -> Reply:
+        """Without masks on other pages than the question's that can't be had now; it says so."""
+        pages = {found.page for found in (*reply.others, *reply.carried)} - {None, reply.ask.page}
+        gone = self._gone(sorted(pages))
+        if not gone:
+            return reply
+        others = [found for found in reply.others if found.page not in gone]
+        carried = [found for found in reply.carried if found.page not in gone]
+        sentence = f"{reply.sentence} {replies.not_shown(gone)}"
+        return replace(reply, sentence=sentence, others=others, carried=carried)
+
+    def _gone(self, pages: Sequence[int]) -> list[int]:
+        """The pages that can't be had; once one took too long, all that come after it."""
+        gone = []
+        for number, page in enumerate(pages):
+            try:
+                self.frames.shown_size_of(page)
+            except MediaTimeoutError:
+                return [*gone, *pages[number:]]
+            except EXPECTED as error:
+                log.warning("a page with a mask can not be had: %s", type(error).__name__)
+                gone.append(page)
+        return gone
 
     def _page_replies(
         self, asks: Sequence[Ask], labels: Sequence[Label], controls: dict[str, ControlTag]

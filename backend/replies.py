@@ -98,6 +98,11 @@ def no_label_for(phrases: Sequence[str], labels: Sequence[str]) -> str:
     return f"No label fits {found}. Name one of: {_short(', '.join(labels), 200)}."
 
 
+def not_shown(pages: Sequence[int]) -> str:
+    """What to tell where masks were found on pages, counted from 0, that can't be had any more."""
+    return f"The masks on {page_ranges(pages)} can't be shown: the pictures can't be had now. Try again later."
+
+
 def page_ranges(pages: Iterable[int], most: int = 5) -> str:
     """``page 4``, or ``pages 1-3, 7 and 9-12``, counted from 1."""
     ranges: list[list[int]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,3 +91,19 @@ def test_one_of_two_objects_is_tracked_anew_and_the_other_goes_on(desk, services
     screen = [one, other, *items, *regions(again)]
     entry = desk(point(95, 50, 9, "Object 2", tag="point"), on_screen=screen)
     assert max(by_page(entry, names["Object 2"])) == PAGES - 1
+
+
+def test_pages_that_were_tracked_and_are_gone_now(desk, services, gate, pictures):
+    items = by_page(desk(point(50, 50, 0)))
+    gate.set()
+    wait_for(lambda: not services.tracks.running)
+    for page in (2, 7):  # one that was accepted, and one that nobody was told of
+        del pictures.files[f"small/{page}.png"]
+    for file in Path(services.settings.media_cache_dir).glob("*.media"):
+        file.unlink()
+    entry = desk(point(70, 50, 9, "Object 2", tag="point"), on_screen=items.values())
+    name = object_of(items[0])
+    assert sorted(by_page(entry, name)) == [4, 5, 6, 8, 9]
+    assert "The masks on page 8 can't be shown" in sentences(entry)[0]
+    tracked = desk(typed("track"), on_screen=items.values())
+    assert 3 in by_page(tracked, name) and 2 not in by_page(tracked, name), "what stands there stays"
