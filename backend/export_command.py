@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from backend.errors import EXPECTED, BadRequestError, SettingsError
-from backend.export_choices import Choices
-from backend.export_dataset import Splits
+from backend.export_dataset import Choices, Splits
 from backend.export_rows import SKIPPED, shapes_of
 from backend.export_run import Exported, Report, Wanted, export
 from backend.export_sources import JsonFile, Project, TaskSource

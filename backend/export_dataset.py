@@ -1,4 +1,5 @@
-"""A settled export as writers see it: items in order, their frames with masks, categories, splits. Nothing is held."""
+"""A settled export as writers see it: items in order, their frames with masks, categories, splits; and what writers can
+be asked for. Nothing is held."""
 
 from __future__ import annotations
 
@@ -11,12 +12,29 @@ from hashlib import blake2s
 from typing import Any
 
 from backend.errors import SettingsError
-from backend.export_settle import VOID
+from backend.export_masks import Drawn
+from backend.export_settle import OVERLAPS, VOID
 from backend.export_staging import Staging
-from backend.export_votes import Drawn
 from backend.geometry import Size
 
+VALUES = ("category", "object")
 _STEPS = 1 << 32
+
+
+@dataclass(frozen=True)
+class Choices:
+    """``overlap``: who gets pixels of several objects, as :data:`~backend.export_settle.OVERLAPS`; ``values`` of PNG
+    label maps are those of the ``category`` or of the ``object``; ``complete``: everything of the categories is
+    outlined."""
+
+    overlap: str = "keep"
+    values: str = "category"
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("overlap", OVERLAPS), ("values", VALUES)):
+            if getattr(self, name) not in allowed:
+                raise SettingsError(f"--{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.export_choices import Choices
-from backend.export_dataset import DataSet, Frame, Item, file_name, frame_names, item_size, objects_only, sized_items
+from backend.export_dataset import (
+    Choices,
+    DataSet,
+    Frame,
+    Item,
+    file_name,
+    frame_names,
+    item_size,
+    objects_only,
+    sized_items,
+)
 from backend.export_files import Output, write_list
 from backend.export_maps import write_davis, write_maps
-from backend.export_masks import Runs
+from backend.export_masks import Drawn, Runs
 from backend.export_own import write_own
 from backend.export_settle import number_of
 from backend.export_tasks import PAGES_OF_A_TASK
-from backend.export_votes import Drawn
 
 
 @dataclass(frozen=True)

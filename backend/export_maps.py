@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backend.export_choices import Choices
-from backend.export_dataset import DataSet, Frame, Item, objects_only, sized_items
+from backend.export_dataset import Choices, DataSet, Frame, Item, objects_only, sized_items
 from backend.export_files import Output
-from backend.export_masks import Runs
+from backend.export_masks import Drawn, Runs
 from backend.export_settle import VOID, painted_last_first
 from backend.export_staging import ExportError
-from backend.export_votes import Drawn
 from backend.geometry import Size
 
 _MOST = 254  # of 8 bits; 255 are pixels to be ignored

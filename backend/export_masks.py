@@ -1,4 +1,5 @@
-"""Masks as COCO's compressed run lengths: small enough to keep, and joined without unpacking. Shapes are (H, W)."""
+"""Masks of objects, as COCO's compressed run lengths: small enough to keep, and joined without unpacking. Shapes are
+(H, W)."""
 
 from __future__ import annotations
 
@@ -52,6 +53,26 @@ class Runs:
     def resized(self, size: Size) -> Runs:
         """The mask at another size, nearest pixel."""
         return self if self.size == tuple(size) else Runs.of(resize_mask(self.mask(), size))
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """An object on a frame. ``frame`` counts from the beginning of the whole video; ``place`` is its position among the
+    results, later ones lie on top; ``agreement`` is how many annotators there were, how many drew it, and the mean
+    overlap of theirs with the outcome; ``point`` is ``(x, y)`` in pixels where it is a keypoint."""
+
+    frame: int
+    object: str
+    place: int
+    label: str
+    runs: Runs
+    origin: str
+    shape: str
+    score: float | None = None
+    annotation: int = 0
+    annotator: int | None = None
+    agreement: tuple[int, int, float] | None = None
+    point: tuple[float, float] | None = None
 
 
 def union(parts: Sequence[Runs]) -> Runs:

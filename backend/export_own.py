@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.export_choices import Choices
-from backend.export_dataset import DataSet, Frame, Item, frame_names, item_size, sized_items
+from backend.export_dataset import Choices, DataSet, Frame, Item, frame_names, item_size, sized_items
 from backend.export_files import Output
 from backend.export_manifest import item_entry
 from backend.export_masks import Runs

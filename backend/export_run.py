@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.export_choices import Choices
-from backend.export_dataset import DataSet, Splits
+from backend.export_dataset import Choices, DataSet, Splits
 from backend.export_files import Output
 from backend.export_formats import FORMATS
 from backend.export_manifest import (

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2s
 
-from backend.export_masks import Runs, majority
+from backend.export_masks import Drawn, Runs, majority
 from backend.export_staging import Staging
-from backend.export_votes import Drawn
 
 OVERLAPS = ("keep", "top", "small", "void")
 """Who gets pixels of several objects: all of them, the one on top as the editor shows it, the smallest one, nobody."""

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import BackendError
-from backend.export_masks import Runs
+from backend.export_masks import Drawn, Runs
 from backend.export_tasks import Taken
-from backend.export_votes import Drawn
 
 _VERSION = "1"
 _EVERY = 200  # tasks between two commits

@@ -9,10 +9,10 @@ from typing import Any
 
 from backend.errors import LabelConfigError, SettingsError
 from backend.export_layout import Layout, frames_shown, layout_of
-from backend.export_masks import Runs, union
+from backend.export_masks import Drawn, Runs, union
 from backend.export_rows import Region, named, page_sizes, read_regions
 from backend.export_shapes import DAMAGED, fill_box, value_to_mask
-from backend.export_votes import Drawn, vote
+from backend.export_votes import vote
 from backend.geometry import Size
 from backend.label_config import LabelConfig
 from backend.protocol import Json, objects_in

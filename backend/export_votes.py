@@ -10,33 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, count
 
-from backend.export_masks import Runs, majority, overlap
+from backend.export_masks import Drawn, Runs, majority, overlap
 
 SAME = 0.5
 """Masks of one label that overlap by this are taken for one object."""
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """An object on a frame. ``frame`` counts from the beginning of the whole video; ``place`` is its position among the
-    results, later ones lie on top; ``agreement`` is how many annotators there were, how many drew it, and the mean
-    overlap of theirs with the outcome; ``point`` is ``(x, y)`` in pixels where it is a keypoint."""
-
-    frame: int
-    object: str
-    place: int
-    label: str
-    runs: Runs
-    origin: str
-    shape: str
-    score: float | None = None
-    annotation: int = 0
-    annotator: int | None = None
-    agreement: tuple[int, int, float] | None = None
-    point: tuple[float, float] | None = None
 
 
 def vote(annotations: Sequence[Sequence[Drawn]]) -> tuple[list[Drawn], int]:
