@@ -200,6 +200,7 @@ class Tracks:
         :raises OverloadedError: too many wait already.
         """
         with self._taking:
+            record = self._own(record)
             before = [job for job in self.of_task(record.task_id) if mine(job)]
             same = [job for job in before if _alike(job.record, record)]
             job = self._again(record)
@@ -233,13 +234,24 @@ class Tracks:
 
     # inside
 
-    def _again(self, record: TrackRecord) -> TrackJob | None:
-        """The track with this id, gone on with if it was stopped or failed."""
+    def _own(self, record: TrackRecord) -> TrackRecord:
+        """Of two people who begin with the same masks each has a track: what one does to it is not the other's."""
+        held = self._held(record)
+        others = held is not None and None not in (held.person, record.person) and held.person != record.person
+        return replace(record, id=f"{record.id}-{record.person}") if others else record
+
+    def _held(self, record: TrackRecord) -> TrackJob | None:
+        """The track with this id, if it is known."""
         with self._lock:
             job = self._jobs.get(record.id)
         if job is None:
             stored = next((one for one in tracks_of(self._journal, record.task_id) if one.id == record.id), None)
             job = self._recover(stored) if stored is not None else None
+        return job
+
+    def _again(self, record: TrackRecord) -> TrackJob | None:
+        """The track with this id, gone on with if it was stopped or failed."""
+        job = self._held(record)
         if job is None or (job.running and not job.cancelled):
             return job
         progress = job.progress()

@@ -107,3 +107,16 @@ def test_pages_that_were_tracked_and_are_gone_now(desk, services, gate, pictures
     assert "The masks on page 8 can't be shown" in sentences(entry)[0]
     tracked = desk(typed("track"), on_screen=items.values())
     assert 3 in by_page(tracked, name) and 2 not in by_page(tracked, name), "what stands there stays"
+
+
+def test_two_people_who_begin_with_the_same_masks_have_a_track_each(app, services, gate):
+    ann, bob = (Desk(app.test_client(), user=f"{name}@example.com") for name in ("ann", "bob"))
+    screen = [drawn(mask_at(20), 0)]
+    ann(typed("track"), on_screen=screen)
+    assert "tracked" in sentences(bob(typed("track"), on_screen=screen))[0]
+    assert services.tracks.running == 2
+    assert "stopped" in sentences(bob(typed("stop"), on_screen=screen))[0]
+    assert services.tracks.running == 1, "what one stops goes on for the other"
+    gate.set()
+    wait_for(lambda: not services.tracks.running)
+    assert "tracked 10 pages" in sentences(ann(typed("track"), on_screen=screen))[0]
