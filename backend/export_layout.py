@@ -17,9 +17,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from backend.errors import LabelConfigError
 from backend.label_config import LabelConfig, task_value
+from x2sam.data.readers.files import MOST_PIXELS
 
 _LONGEST_NAME = 80
-_MOST_FRAMES = 10**7
+_MOST_FRAMES = 10**6  # lists of a video have an entry for each
 _MEDIA = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mp4", ".mov", ".avi", ".webm", ".mkv")
 
 
@@ -140,7 +141,7 @@ def _size(data: Mapping[str, Any]) -> tuple[int, int] | None:
     """(H, W) where the task's data tells it."""
     for height, width in (("height", "width"), ("video_height", "video_width")):
         sides = data.get(height), data.get(width)
-        if all(_whole(side) and 0 < side < 1 << 16 for side in sides):
+        if all(_whole(side) and side for side in sides) and math.prod(sides) <= MOST_PIXELS:
             return sides
     return None
 

@@ -20,6 +20,7 @@ from backend.export_shapes import NEEDED
 from backend.geometry import Size
 from backend.label_config import LabelConfig
 from backend.protocol import Json, objects_in, picture_size
+from x2sam.data.readers.files import MOST_PIXELS
 
 UNLABELLED = "unlabelled"
 """The category of regions that were drawn without a label."""
@@ -127,10 +128,11 @@ def read_regions(
 
 
 def page_sizes(regions: Sequence[Region]) -> tuple[dict[int, Size], Size | None]:
-    """The (H, W) that most regions of a page tell, by page; and that of most regions at all."""
+    """The (H, W) that most regions of a page tell, by page; and that of most regions at all. Sizes that no picture has
+    do not count."""
     by_page: dict[int, Counter[Size]] = {}
     for region in regions:
-        if region.size is not None:
+        if region.size is not None and math.prod(region.size) <= MOST_PIXELS:
             by_page.setdefault(region.page, Counter())[region.size] += 1
     whole = sum(by_page.values(), Counter())
     return {page: _most(sizes) for page, sizes in by_page.items()}, _most(whole) if whole else None

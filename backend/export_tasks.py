@@ -10,7 +10,7 @@ from typing import Any
 from backend.errors import LabelConfigError, SettingsError
 from backend.export_layout import Layout, frames_shown, layout_of
 from backend.export_masks import Drawn, Runs, union
-from backend.export_rows import Region, named, page_sizes, read_regions
+from backend.export_rows import Region, named, page_sizes, read_regions, written
 from backend.export_shapes import DAMAGED, fill_box, value_to_mask
 from backend.export_votes import vote
 from backend.geometry import Size
@@ -158,7 +158,7 @@ def _source(annotation: Json, task: Mapping[str, Any]) -> Source:
         _id(annotation),
         _person(annotation),
         str(annotation.get("updated_at") or ""),
-        str(version) if version is not None else None,
+        written(str(version)) if version is not None else None,
         begun if isinstance(begun, int) else None,
     )
 
@@ -238,11 +238,12 @@ class _Decoding:
             self.skipped["damaged"] += 1
             return
         self.frames = max(self.frames, frames)
+        last, runs = None, None
         for page, box in enumerate(sequence_to_boxes(keys, size, frames)):
-            if box is not None:
-                mask = fill_box(box, size)
-                if mask.any():
-                    yield page, Runs.of(mask)
+            if box != last and box is not None:  # most stand still for long
+                last, runs = box, Runs.of(fill_box(box, size))
+            if box is not None and runs.area:
+                yield page, runs
 
 
 def _point(region: Region, size: Size) -> tuple[float, float]:

@@ -185,6 +185,19 @@ def test_tasks_of_one_video_are_one_item():
     assert layout_of(task(5, image="/data/a.jpg", video_id="v1", start_frame=0)).paged is False
 
 
+def test_sizes_that_no_picture_has_make_no_maps(tmp_path):
+    huge = drawn(RING, "a", original_width=(1 << 20) - 1, original_height=(1 << 20) - 1)
+    told = task(2, annotation([]), image="/data/a.jpg", width=60_000, height=60_000)
+    out = Exporting(tmp_path).run([task(1, annotation([huge])), told], "png")
+    manifest = read(out / "manifest.json")
+    assert not list(out.glob("*.png")) and not manifest["items"]
+    assert manifest["skipped"]["unsized"]["count"] == 1 and manifest["skipped"]["sizeless"]["count"] == 2
+
+
+def test_a_part_that_begins_beyond_all_videos_is_an_item_of_its_own():
+    assert layout_of(pages(1, start=10**6 + 1)).item == "task:1"
+
+
 def test_pages_that_the_task_does_not_tell_of_are_exported_all_the_same(tmp_path):
     export = Exporting(tmp_path)
     few = pages(4, annotation([*items(RING, page=0), *items(RING, page=7)]))
