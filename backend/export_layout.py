@@ -88,6 +88,11 @@ def safe_name(text: str) -> str:
     return f"{plain or 'video'}-{digest}"
 
 
+def name_at_rate(layout_name: str, item: str) -> str:
+    """The name of a video that was imported once more, with other pages per second."""
+    return f"{layout_name}-{item.rsplit(':', 1)[1]}fps"
+
+
 def media_path(address: str, otherwise: str) -> str:
     """The path of a picture that a task names, relative and without host, query and signature; ``otherwise`` where
     there is none: pictures within the address itself."""

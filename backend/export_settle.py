@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2s
 
+from backend.export_layout import name_at_rate
 from backend.export_masks import Drawn, Runs, majority
 from backend.export_staging import Staging
 
@@ -75,8 +76,8 @@ def _items(staging: Staging) -> None:
         SELECT t.item, t.name, (SELECT MAX(frame) + 1 FROM frame AS f WHERE f.item = t.item), MIN(t.task)
         FROM task AS t GROUP BY t.item ORDER BY MIN(t.task)"""
     for place, (item, name, length, _) in enumerate(staging.database.execute(query).fetchall()):
-        if name in names:  # one video, imported at several rates
-            name = f"{name}-{item.rsplit(':', 1)[1]}fps"
+        if name in names:
+            name = name_at_rate(name, item)
         names.add(name)
         row = (item, place, name, *_size_of(staging, item), length or 1)
         staging.database.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?)", row)

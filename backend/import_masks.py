@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import LabelConfigError
-from backend.export_layout import layout_of
+from backend.export_layout import layout_of, name_at_rate
 from backend.export_staging import ExportError
 from backend.import_files import READERS, Found, Shown, stem_of
 from backend.label_config import ControlTag, LabelConfig, labels_of, parse_label_config
@@ -135,16 +135,19 @@ class PagesOf:
         self._config = config
         self._places: dict[str, Page | None] = {}
         self._frames: dict[tuple[str, int], Page] = {}
+        self._items: dict[str, str] = {}
         for task in tasks:
             self.add(task)
 
     def add(self, task: Mapping[str, Any]) -> None:
         """A task with its data."""
         layout = layout_of(task, self._config)
+        first = self._items.setdefault(layout.name, layout.item) == layout.item
+        video = layout.name if first else name_at_rate(layout.name, layout.item)
         for number, media in enumerate(layout.media):
             page = Page(task["id"], number if layout.paged else None)
             if layout.paged:
-                self._frames[layout.name, layout.start + number] = page
+                self._frames[video, layout.start + number] = page
             for name in _names(media):
                 # one name for two pictures is no name
                 self._places[name] = page if name not in self._places else None

@@ -103,6 +103,18 @@ def test_what_was_exported_comes_in_and_goes_out_again(tmp_path, kind):
     assert len(ids) == 2, "a track has one name over all tasks"
 
 
+def test_a_video_that_was_imported_at_two_rates_keeps_its_masks_apart(tmp_path):
+    tasks = [
+        pages(3, annotation(items(RING, page=1)), start=0, video_fps=5),
+        pages(5, annotation(items(CORNER, page=1)), start=0, video_fps=10),
+    ]
+    api = FakeApi(tasks, PAGED)
+    done = import_into(api, Exporting(tmp_path).run(tasks, "davis"), "davis", label="cat", kind="annotations")
+    assert (done.tasks, done.masks) == (2, 2)
+    sent = {one["task"]: one["result"][0]["value"]["rle"] for one in api.sent["annotations"]}
+    assert sent == {3: items(RING)[0]["value"]["rle"], 5: items(CORNER)[0]["value"]["rle"]}
+
+
 def test_nothing_is_sent_twice(tmp_path):
     api = FakeApi([task(1)])
     source = coco_file(tmp_path / "f.json", {"category_id": 1, "segmentation": runs(RING)}, name="1.jpg")
