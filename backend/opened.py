@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from backend.answers import Answer, Services, answer_automatic, frames_of, items_of, reply_items
@@ -22,8 +23,8 @@ from x2sam.structures import Prompt
 
 
 def answer_opened(services: Services, task: Task, config: LabelConfig, seconds: float | None = None) -> Answer | None:
-    """The tracks of the task before, for the next pages of a video; for other clips what the labels name, within
-    ``seconds`` (:func:`fill_clip`); for pictures :func:`answer_automatic`.
+    """The tracks of the task before, for the next pages of a video; for other clips what the labels name
+    (:func:`fill_clip`), either within ``seconds``; for pictures :func:`answer_automatic`.
 
     What tracks on the task itself have found goes before that. None when there is nothing to store, or not all of it
     yet: Label Studio stores a prediction once.
@@ -37,6 +38,8 @@ def answer_opened(services: Services, task: Task, config: LabelConfig, seconds: 
     frames, paged = frames_of(services, tag, task)
     if len(frames) < 2:
         return answer_automatic(services, task, config)
+    limit = services.settings.track_seconds
+    begun = time.monotonic() - (limit - min(limit, seconds) if seconds is not None else 0.0)
     span = span_of(task, 0)
     begins = not tag.pages or span is None or not span.start
     brought = Brought() if begins else bring(services, task, tag, frames)
@@ -44,7 +47,7 @@ def answer_opened(services: Services, task: Task, config: LabelConfig, seconds: 
         return fill_clip(services, task, config, tag, seconds)
     work = Work()
     history = History(task.id, work, services.remembered, frames.size_of)
-    carrier = Carrier(services, task, config, tag, frames, work, history, paged)
+    carrier = Carrier(services, task, config, tag, frames, work, history, paged, begun)
     ask = Ask(object_name(task.id, "continue"), Prompt(), tag.name, page=0)
     reply = replace(carrier, earlier=brought.pages).carry_to_the_end(ask, brought.objects, Reach("forward"))
     if reply is None:

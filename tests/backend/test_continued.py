@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 
@@ -73,6 +74,21 @@ def test_a_task_in_the_middle_of_a_batch(desk, pictures):
     assert {object_of(item) for item in regions(third)} == {A}
     np.testing.assert_array_equal(pixels(by_page(third)[0]), at(10 + STEP * 2 * PAGES))
     assert by_page(second).keys() == by_page(third).keys()
+
+
+def test_a_batch_waits_no_longer_than_it_has_time(settings, engine, pictures):
+    let_on = threading.Event()
+    engine.on_page = lambda page: let_on.wait(4)
+    app = create_app(replace(settings, batch_seconds=0.3), lambda: engine)
+    try:
+        app.extensions["x2sam"].engines.wait(5)
+        pictures.store("annotations", 11, moving(A, 10, range(PAGES)))
+        begun = time.monotonic()
+        (entry,) = Desk(app.test_client(), pictures).open(12)
+        assert "result" not in entry and time.monotonic() - begun < 3
+    finally:
+        let_on.set()
+        close_app(app)
 
 
 def test_nothing_before_stores_nothing(desk, pictures):
