@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,7 +55,11 @@ class Output:
         )
         for (path,) in self._staging.rows(query, (self._staging.run,)):
             if path.endswith(_OURS):
-                inside(self.directory, path, "the manifest").unlink(missing_ok=True)
+                file = inside(self.directory, path, "the manifest")
+                file.unlink(missing_ok=True)
+                if file.parent != self.directory:
+                    with suppress(OSError):  # something else is in it
+                        file.parent.rmdir()
 
     def _note(self, path: str, content: str) -> None:
         row = (path, content, self._staging.run)
@@ -68,7 +72,7 @@ class Output:
     @contextmanager
     def _part(self, path: str) -> Iterator[Path]:
         whole = self.directory / path
-        part = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+        part = whole.with_name(f".{whole.name}.part")  # nobody else writes here: the staging file is held
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
             yield part
