@@ -27,6 +27,11 @@ NOTHING_TO_LOCK = "There is nothing to lock: no rectangle is saved yet. Label St
 LOOKED_AT_SOME = "There was no time to look at more frames; type it again to look further."
 
 
+def rectangles_looked_at(count: int, of: int) -> str:
+    """What to tell where time was up before all rectangles were looked at."""
+    return f"There was time to look at {count} of {of} rectangles; type “track” again to go on from there."
+
+
 def about_frames(objects: Sequence[Carriage], done: int, total: int, finished: bool, problem: str | None = None) -> str:
     """The answer to ``track``: frames, where objects were not seen, and the frames that are least sure; the pages of
     ``objects`` are Label Studio's frames less one."""

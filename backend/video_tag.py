@@ -41,8 +41,9 @@ from x2sam.inference.scheduler import Turn
 from x2sam.stages import stage
 from x2sam.structures import Prompt
 
-MOST_ANCHORS = 64
-"""Keyframes of a rectangle that are asked for masks, evenly chosen where a person made more; all come back."""
+MOST_ANCHORS, MOST_OF_ALL = 64, 192
+"""Keyframes of a rectangle, and of all together, that are asked for masks, evenly chosen where a person made more; all
+come back. An open session remembers the masks of so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +111,12 @@ class _Request:
 
     def followed(self, reach: Reach) -> Answer:
         """Everything that stands, followed on."""
+        subjects: list[Subject] = []
         with session_on(self.services, self.frames) as session:
-            subjects = [self._subject(session, region) for region in self._standing()]
+            for region in self._standing():
+                if subjects and self._seconds_to_look() <= 0:
+                    return self._told(video_replies.rectangles_looked_at(len(subjects), len(self._standing())))
+                subjects.append(self._subject(session, region))
         subjects = [one for one in subjects if _seen(one)]
         if not subjects:
             return self._told(video_replies.NOTHING_TO_FOLLOW)
@@ -134,8 +139,8 @@ class _Request:
             return self._told(replies.which_label([label.value for label in self.labels], ask.typed))
         if ask.prompt.text is not None and task_of(ask.prompt, "video").name == "chat":
             with session_on(self.services, self.frames) as session:
-                return self._told(session.chat(ask.prompt.text)[0])
-        seconds = SEARCH_SHARE * self.services.settings.track_seconds - (time.monotonic() - self.begun)
+                return self._told(session.chat(ask.prompt.text)[0].strip() or replies.NO_ANSWER)
+        seconds = self._seconds_to_look()
         seen = search_clip(self.services, self.frames, ask.prompt, ask.page, seconds, turn=self.turn)
         sentence, subjects = self._named(ask, seen)
         for one in subjects:
@@ -154,6 +159,10 @@ class _Request:
         box = sequence_to_boxes([{**key, "frame": 1}], self.frames.video.size, 1)[0]
         frame = self.frames.at(key["frame"])
         return Ask(region.id, Prompt(boxes=(box,)), self.tag.name, label=region.label, page=frame) if box else None
+
+    def _seconds_to_look(self) -> float:
+        """What is left for finding out what there is to follow."""
+        return SEARCH_SHARE * self.services.settings.track_seconds - (time.monotonic() - self.begun)
 
     # what is known
 
@@ -176,7 +185,8 @@ class _Request:
         """What is known of a region that stands."""
         fixed = self._fixed(region)
         known = {frame: mask for frame, mask in self._remembered(region.id).items()}
-        asked = _thinned(sorted(fixed)) if fixed or known else sorted(region.keyframes)[:1]
+        most = max(2, min(MOST_ANCHORS, MOST_OF_ALL // max(len(self._standing()), 1)))
+        asked = _thinned(sorted(fixed), most) if fixed or known else sorted(region.keyframes)[:1]
         known |= {self.frames.at(number): self._mask_at(session, region.keyframes[number]) for number in asked}
         hidden = frozenset(region.hidden(len(self.frames.shown), fixed))
         known = self._without(known, fixed, hidden)
@@ -363,9 +373,9 @@ def _overlap(one: Box, other: Box) -> float:
     return float(box_iou(*rows)[0])
 
 
-def _thinned(numbers: Sequence[int]) -> list[int]:
+def _thinned(numbers: Sequence[int], most: int) -> list[int]:
     """At most so many, evenly chosen, both ends among them."""
-    if len(numbers) <= MOST_ANCHORS:
+    if len(numbers) <= most:
         return list(numbers)
-    chosen = np.linspace(0, len(numbers) - 1, MOST_ANCHORS).round().astype(int)
+    chosen = np.linspace(0, len(numbers) - 1, most).round().astype(int)
     return [numbers[i] for i in chosen.tolist()]

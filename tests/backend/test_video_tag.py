@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_engine import STEP
+from fake_engine import STEP, FakeSession
 from label_studio_sdk.label_interface import LabelInterface
 from prompting import IDS, draft
 from reading import regions, sentences
 from video_clips import HEIGHT, WIDTH, write_clip
 
+from backend import replies, video_tag
 from backend.app import close_app, create_app
 from backend.video_boxes import box_iou, sequence_to_boxes
 from x2sam.errors import FramesError
@@ -131,11 +132,13 @@ def test_of_two_fields_the_new_text_counts(client, pictures):
     assert "big" in sentences(desk(changed, other, on_screen=[item]))[0]
 
 
-def test_nothing_found_and_questions(desk, engine):
+def test_nothing_found_and_questions(desk, engine, monkeypatch):
     entry = desk(typed("nothing at all"))
     assert not regions(entry) and "Found nothing" in sentences(entry)[0]
     entry = desk(typed("How many squares are there?"))
     assert not regions(entry) and sentences(entry) == ["There are two."]
+    monkeypatch.setattr(FakeSession, "chat", lambda *_, **__: (" ", []))
+    assert sentences(desk(typed("How many squares are there?"))) == [replies.NO_ANSWER]
     assert not engine.walked
 
 
@@ -191,6 +194,18 @@ def test_a_turned_keyframe_stays_turned(desk):
     sequence = item["value"]["sequence"]
     assert turned in sequence and {7, 8, 9} <= {one["frame"] for one in sequence}
     assert all(one["rotation"] == 0 for one in sequence if one is not turned and one["frame"] != 8)
+
+
+def test_many_rectangles_with_many_keyframes_take_no_longer_than_there_is_time(desk, engine, monkeypatch):
+    keys = [key(n, right(MINE, n)) for n in range(1, FRAMES + 1)]
+    screen = [rectangle(*keys, name=f"box{number}") for number in range(24)]
+    monkeypatch.setattr(video_tag, "MOST_OF_ALL", 48)
+    entry = desk(typed("track"), on_screen=screen)
+    assert len(engine.asked) == 48
+    assert all(item["value"]["sequence"] == keys for item in regions(entry)), "keyframes come back as they are"
+    monkeypatch.setattr(video_tag, "SEARCH_SHARE", 0)
+    entry = desk(typed("track"), on_screen=screen)
+    assert sentences(entry) == ["There was time to look at 1 of 24 rectangles; type “track” again to go on from there."]
 
 
 def test_lost_and_found(desk, engine):
