@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -70,8 +70,8 @@ def export_masks(
         with progress_bar() as report:
             done = export(_source(project, from_json, label_config), wanted, report)
     _tell(done, out)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"format": format, **asdict(done)}, indent=1) + "\n", encoding="utf-8")
+    with told(console):
+        write_result(json_file, {"format": format, **asdict(done)})
 
 
 def _shapes(written: str) -> frozenset[str]:
@@ -95,6 +95,16 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} can't be read as text; check the path.") from error
+
+
+def write_result(path: Path | None, result: Mapping[str, Any]) -> None:
+    """The result as a file, where one was asked for; :class:`ExportError` where it can't be written."""
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{path} can't be written ({error.strerror}); all else is done.") from error
 
 
 def parse_size(written: str) -> tuple[int, int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backend.export_command import progress_bar, told
+from backend.export_command import progress_bar, told, write_result
 from backend.import_masks import Brought, Wanted, bring
 from backend.label_studio_api import LabelStudioApi
 from backend.settings import Settings
@@ -36,8 +35,8 @@ def import_masks(
         with progress_bar() as report:
             done = bring(api, wanted, report)
     _tell(done, wanted)
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(done), indent=1) + "\n", encoding="utf-8")
+    with told(Console(stderr=True)):
+        write_result(json_file, asdict(done))
     if done.unknown or done.unlabelled:
         raise typer.Exit(1)
 

@@ -319,6 +319,7 @@ def test_what_is_no_export_is_told(export, text, told):
         (["--video-size", "big"], "not like 1280x720"),
         (["--project", "1"], "either --project"),
         (["--previous", "nowhere.json"], "no manifest"),
+        (["--json", "nowhere/result.json"], "result.json can't be written"),
     ],
 )
 def test_wrong_options_are_told(export, words, told):
