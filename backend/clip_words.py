@@ -126,6 +126,9 @@ class ClipWords:
         given: list[Reply] = []
         objects: list[Named] = []
         for number, ask in enumerate(asks):
+            if number and self._seconds() <= 0:
+                given.append(Reply(self.placed(ask), replies.NO_TIME))
+                continue
             sentence, found = self._answer(ask, labels, controls, self._seconds() / (len(asks) - number))
             given.append(Reply(self.placed(ask), sentence))
             objects += found

@@ -19,6 +19,7 @@ NOTHING_TO_TRACK = (
 )
 NO_ANSWER = "The model says nothing to that; ask in other words, or for something that can be seen."
 LOOKED_AT_SOME = "There was no time to look at more pages; type it again to look further."
+NO_TIME = "There was no time for this text beside the others: clear their fields, then type it again."
 WHICH_PAGE = (
     "Which page is here? This text field belongs to the whole clip: leave “here:” away to look on all pages, or click "
     "on the object."

@@ -281,3 +281,16 @@ def test_scores_reach_the_editor(desk):
     entry = desk(words("the red car"))
     assert by_page(entry)[0]["score"] == pytest.approx(TEXT_SCORE)
     assert by_page(entry)[PAGES - 1]["score"] <= TEXT_SCORE
+
+
+def test_many_texts_at_once_take_no_longer_than_one(settings, engine, pictures):
+    app = create_app(replace(settings, track_seconds=0.4), lambda: engine)
+    try:
+        app.extensions["x2sam"].engines.wait(5)
+        engine.on_page = lambda page: time.sleep(0.3)
+        desk = Desk(app.test_client(), (CONFIGS / "video_frames_brush.xml").read_text(encoding="utf-8"))
+        told = sentences(desk(*(typed(f"the disc number {page}", page) for page in range(6))))
+        assert sum("There was no time for this text" in one for one in told) == 5
+        assert len({frame for _, frame, _ in engine.asked}) == 1
+    finally:
+        close_services(app.extensions["x2sam"])
