@@ -115,17 +115,20 @@ class Labels:
             raise ExportError(f"The project has no label {label!r} for masks.")
 
     def of(self, category: str | int) -> tuple[str, ControlTag] | None:
-        """The label that has the category's name or is called so, whatever the case; of a number the label at that
-        place, or the one that was given. None where there is none."""
+        """The label that is the category's name, else one that is called so, whatever the case; of a number the label at
+        that place, or the one that was given. None where there is none."""
         if isinstance(category, int):
             at = [(own, tag) for own, tag in self._found if own.value == self._label] if self._label else []
             at = at or self._found[category - 1 : category]
             return (at[0][0].value, at[0][1]) if at else None
         wanted = category.casefold()
-        for own, tag in self._found:
-            if category == own.value or wanted in {name.casefold() for name in (own.value, *own.names)}:
-                return own.value, tag
-        return None
+        same = [(own.value, tag) for own, tag in self._found if category == own.value]
+        alike = [
+            (own.value, tag)
+            for own, tag in self._found
+            if wanted in {name.casefold() for name in (own.value, *own.names)}
+        ]
+        return next(iter(same or alike), None)
 
 
 class PagesOf:

@@ -115,6 +115,16 @@ def test_a_video_that_was_imported_at_two_rates_keeps_its_masks_apart(tmp_path):
     assert sent == {3: items(RING)[0]["value"]["rle"], 5: items(CORNER)[0]["value"]["rle"]}
 
 
+def test_labels_that_differ_in_case_only_stay_apart(tmp_path):
+    file = coco_file(tmp_path / "a.json", {"category_id": 1, "segmentation": runs(RING)}, categories=["cat"])
+    api = FakeApi([task(1, image="/data/a.jpg")], CONFIG.replace('<Label value="cat"/>', '<Label value="Cat"/>'))
+    import_into(api, file)
+    api.xml = CONFIG.replace('<Label value="cat"/>', '<Label value="Cat"/><Label value="cat"/>')
+    import_into(api, file, version="other")
+    labels = [one["result"][0]["value"]["brushlabels"] for one in api.sent["predictions"]]
+    assert labels == [["Cat"], ["cat"]]
+
+
 def test_nothing_is_sent_twice(tmp_path):
     api = FakeApi([task(1)])
     source = coco_file(tmp_path / "f.json", {"category_id": 1, "segmentation": runs(RING)}, name="1.jpg")
