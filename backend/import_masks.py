@@ -115,8 +115,8 @@ class Labels:
             raise ExportError(f"The project has no label {label!r} for masks.")
 
     def of(self, category: str | int) -> tuple[str, ControlTag] | None:
-        """The label that is the category's name, else one that is called so, whatever the case; of a number the label at
-        that place, or the one that was given. None where there is none."""
+        """The label that is the category's name, else one that is called so, whatever the case; of a number the label
+        at that place, or the one that was given. None where there is none."""
         if isinstance(category, int):
             at = [(own, tag) for own, tag in self._found if own.value == self._label] if self._label else []
             at = at or self._found[category - 1 : category]
