@@ -122,10 +122,11 @@ class Carrier:
                 known = Known(PackedMask.of(found.mask.mask), found.mask.score)
                 new.setdefault(found.object_id, {})[reply.ask.frame] = known
         labels = {found.object_id: found.label for reply in given for found in reply.found}
-        screen = self.screen()
-        objects = [screen.object(name, labels[name], masks) for name, masks in new.items()]
-        if not objects:
+        if not new:
             return given
+        screen = self.screen()
+        with_drawn = _with_drawn(screen, new)
+        objects = [with_drawn.get(name) or screen.object(name, labels[name], masks) for name, masks in new.items()]
         last, done = given[-1], {(name, page) for name, masks in new.items() for page in masks}
         more = self.carry_or_tell(last.ask, objects, Reach(), done, self._apart(new))
         whole = replace(last, sentence=f"{last.sentence} {more.sentence}", carried=more.carried)
@@ -329,8 +330,7 @@ class Carrier:
     def _now(self, job: TrackJob, new: Mapping[str, Mapping[int, Known]] | None = None) -> list[Carried]:
         """The objects of a track as they are known now; ``new`` are masks that this request found."""
         new, screen = new or {}, self.screen()
-        # masks drawn by hand may belong to them
-        on_screen = {one.object_id: one for one in screen.objects(new=new)} if screen.work.drawn else {}
+        on_screen = _with_drawn(screen, new)
         objects = []
         for one in job.record.objects:
             now = on_screen.get(one.object_id) or screen.object(one.object_id, one.label, new.get(one.object_id))
@@ -396,6 +396,11 @@ class Carrier:
             if control.shape == one.shape and any(label.value == one.label for label in control.labels):
                 return control
         return self.config.output(self.tag.name, None, one.label)
+
+
+def _with_drawn(screen: Screen, new: Mapping[str, Mapping[int, Known]]) -> dict[str, Carried]:
+    """What is on a screen by name, with the masks drawn by hand that belong to it; empty where there are none."""
+    return {one.object_id: one for one in screen.objects(new=new)} if screen.work.drawn else {}
 
 
 def _on_page(one: Carried, control: ControlTag, page: int, known: Known) -> Found:

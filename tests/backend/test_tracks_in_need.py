@@ -120,3 +120,14 @@ def test_two_people_who_begin_with_the_same_masks_have_a_track_each(app, service
     gate.set()
     wait_for(lambda: not services.tracks.running)
     assert "tracked 10 pages" in sentences(ann(typed("track"), on_screen=screen))[0]
+
+
+def test_a_click_that_tracks_leaves_what_was_drawn_by_hand_on_other_pages(desk, services, gate, engine):
+    gate.set()
+    mine = drawn(mask_at(60), 5)
+    items = by_page(desk(typed("track"), on_screen=[mine]))
+    engine.corrected.clear()
+    entry = desk(point(45, 40, 6), on_screen=[mine, *items.values()])
+    wait_for(lambda: not services.tracks.running)
+    assert 6 in by_page(entry, object_of(items[6])) and 5 not in by_page(entry)
+    assert {page for page, *_ in engine.corrected} == {5, 6}, "the object is known on both pages"
