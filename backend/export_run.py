@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.export_dataset import Choices, DataSet, Splits
+from backend.export_dataset import Choices, DataSet, Splits, sized_items
 from backend.export_files import Output
 from backend.export_formats import FORMATS
 from backend.export_manifest import (
@@ -88,7 +88,7 @@ def _export(staging: Staging, source: TaskSource, wanted: Wanted, report: Report
         data = DataSet(staging, wanted.splits, frozenset(name for name, stuff in labels.items() if stuff), one_size)
         _write(data, staging, wanted)
         count = next(staging.rows("SELECT COUNT(*) FROM mask WHERE object <> '' AND NOT hidden"))[0]
-        return Exported(sum(1 for _ in data.items()), count, taken, reused, data.skipped())
+        return Exported(sum(1 for _ in sized_items(data)), count, taken, reused, data.skipped())
 
 
 def _check_directory(wanted: Wanted) -> None:
