@@ -170,8 +170,11 @@ class _Request:
         """The pages that can't be had; once one took too long, all that come after it."""
         gone = []
         for number, page in enumerate(pages):
+            if page >= len(self.frames):  # the task had more once
+                gone.append(page)
+                continue
             try:
-                self.frames.shown_size_of(page)
+                self.frames.digest(page)  # it is fetched, if need be, and not decoded
             except MediaTimeoutError:
                 return [*gone, *pages[number:]]
             except EXPECTED as error:
