@@ -124,13 +124,22 @@ def test_a_track_makes_each_frame_once_for_all_objects(engine, model):
     assert seen["vision tower"] == 0 and seen["positions"] == 0
 
 
-def test_long_tracks_keep_no_frames(engine):
+def test_only_short_clips_keep_what_is_walked_again(engine, model, monkeypatch):
     clip = np.stack([picture(i) for i in range(12)])
     session = engine.open(clip)
     name = session.segment(FIRST, 0)[0].object_id
     before = engine.cache.used
+    with monkeypatch.context() as patch:
+        patch.setattr("x2sam.inference.looking.WALKED_AGAIN", 11)
+        first = list(session.track([name]))
+        assert engine.cache.used == before
     list(session.track([name]))
-    assert engine.cache.used == before
+    assert engine.cache.used > before
+    with counted(model) as seen:
+        again = list(session.track([name]))
+    # models that follow objects also need the first frame as the later ones look
+    assert (seen["mask encoder"], seen["pixel decoder"]) == (0, 1 if model.config.memory.sketch else 0)
+    assert [one.masks[0].mask.tobytes() for one in again] == [one.masks[0].mask.tobytes() for one in first]
 
 
 def test_equal_requests_give_equal_bytes(build_engine, model):
