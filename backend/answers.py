@@ -16,6 +16,7 @@ from backend.background import Tracks
 from backend.categories import category_ask
 from backend.engines import BATCH_PRIORITY, EngineLoader, Session
 from backend.errors import LabelConfigError
+from backend.events import EventLog
 from backend.frames import DecodedPictures, TaskFrames, addresses_of
 from backend.journal import Journal
 from backend.label_config import ControlTag, LabelConfig, ObjectTag, task_value
@@ -54,6 +55,7 @@ class Services:
     warmer: Warmer
     video_files: VideoFiles
     journal: Journal
+    events: EventLog
     tracks: Tracks
     turns: Turns = field(default_factory=Turns)
     remembered: Remembered = field(default_factory=Remembered)

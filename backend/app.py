@@ -13,6 +13,7 @@ from backend.auth import Gate
 from backend.background import Tracks
 from backend.engines import EngineLoader, EngineProvider
 from backend.errors import SettingsError
+from backend.events import EventLog
 from backend.file_cache import FileCache
 from backend.frames import DecodedPictures, TaskFrames
 from backend.journal import Journal
@@ -59,6 +60,7 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
         admission=Admission(settings.threads - settings.threads // 4, settings.max_request_bytes),
         remembered=Remembered(max_bytes=settings.remembered_bytes, journal=journal),
         journal=journal,
+        events=EventLog(journal),
         tracks=Tracks(engines, journal, pages_at, settings.tracks),
     )
     watch = services.metrics.watch

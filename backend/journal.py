@@ -34,13 +34,18 @@ _FULL_ENOUGH = 0.9
 _ASKED = 4096
 _AT_ONCE = 64
 
+_EVENTS = 20_000  # the queue is bounded: the oldest go, worked on or not
+
 _EVICTED: Sequence[tuple[str, str]] = (
+    # Label Studio has what these tell
+    ("SELECT id FROM event WHERE done ORDER BY id LIMIT ?", "DELETE FROM event WHERE id = ?"),
     # what we proposed goes first: masks of tracks that do not run, a track without them can be walked again
     (
         "SELECT id FROM track WHERE state NOT IN ('running', 'emptied') ORDER BY changed LIMIT 1",
         "DELETE FROM mask WHERE track = ?; UPDATE track SET state = 'emptied' WHERE id = ?",
     ),
     ("SELECT id FROM step WHERE tracked ORDER BY made LIMIT ?", "DELETE FROM step WHERE id = ?"),
+    ("SELECT id FROM event ORDER BY id LIMIT ?", "DELETE FROM event WHERE id = ?"),
     # then what a person made
     ("SELECT id FROM track WHERE state != 'running' ORDER BY changed LIMIT ?", "DELETE FROM track WHERE id = ?"),
     ("SELECT id FROM step ORDER BY made LIMIT ?", "DELETE FROM step WHERE id = ?"),
@@ -80,6 +85,11 @@ class Journal:
         until = time.monotonic() + wait
         while not self._closed and not self._open() and time.monotonic() < until:
             time.sleep(0.1)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all; also while the disk does not take it."""
+        return not self._closed
 
     @property
     def total_bytes(self) -> int:
@@ -233,6 +243,8 @@ class Journal:
         database.exec_driver_sql(f"DELETE FROM mask WHERE track IN ({old})", (oldest,))
         database.exec_driver_sql("DELETE FROM track WHERE state != 'running' AND changed < ?", (oldest,))
         database.exec_driver_sql("DELETE FROM step WHERE made < ?", (oldest,))
+        database.exec_driver_sql("DELETE FROM event WHERE made < ?", (oldest,))
+        database.exec_driver_sql("DELETE FROM event WHERE id <= (SELECT MAX(id) FROM event) - ?", (_EVENTS,))
         numbered = "SELECT id, row_number() OVER (PARTITION BY owner, page ORDER BY id DESC) AS place FROM step"
         replaced = f"DELETE FROM step WHERE id IN (SELECT id FROM ({numbered}) WHERE place > ?)"
         database.exec_driver_sql(replaced, (STEPS,))

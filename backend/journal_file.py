@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -46,6 +47,12 @@ _MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX track_state ON track (state, changed)",
         "CREATE TABLE mask (track TEXT NOT NULL, page INTEGER NOT NULL, object TEXT NOT NULL, about BLOB NOT NULL, "
         "PRIMARY KEY (track, page, object)) WITHOUT ROWID",
+    ),
+    (
+        "CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, action TEXT NOT NULL, "
+        "task TEXT NOT NULL, annotation TEXT NOT NULL, masks INTEGER NOT NULL, about BLOB NOT NULL, "
+        "made REAL NOT NULL, done INTEGER NOT NULL DEFAULT 0)",
+        "CREATE INDEX event_done ON event (done, id)",
     ),
 )
 
@@ -138,6 +145,27 @@ class JournalFile:
 
     def _files(self) -> list[Path]:
         return [self._path.with_name(_FILE + suffix) for suffix in ("", "-wal", "-shm")]
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[Connection]:
+    """The journal below ``folder`` for another process that only reads, also while a server writes it.
+
+    :raises JournalError: there is none, it is damaged, or another release wrote it.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        raise JournalError(f"There is no journal in {folder}; set X2SAM_STATE_DIR to that of the ML backend.")
+    engine = create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+    try:
+        with told(folder), engine.connect() as database:
+            if database.exec_driver_sql("PRAGMA user_version").scalar_one() != len(_MIGRATIONS):
+                raise JournalError(
+                    f"The journal in {folder} was written by another release; start the ML backend of this one once."
+                )
+            yield database
+    finally:
+        engine.dispose()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from backend.answers import Answer, Services, kind_of, with_words, words_only
 from backend.errors import EXPECTED
+from backend.events import ACTIONS
 from backend.evidence import Work, parse_work
 from backend.label_config import LabelConfig, parse_label_config
 from backend.logs import loggable
@@ -21,18 +22,6 @@ from x2sam.errors import CancelledError
 from x2sam.stages import stage
 
 log = logging.getLogger(__name__)
-
-_EVENTS = frozenset(
-    {
-        "ANNOTATION_CREATED",
-        "ANNOTATION_UPDATED",
-        "ANNOTATIONS_DELETED",
-        "TASKS_CREATED",
-        "TASKS_DELETED",
-        "PROJECT_UPDATED",
-        "START_TRAINING",
-    }
-)
 
 
 class X2SAMModel(model_base()):
@@ -76,10 +65,11 @@ class X2SAMModel(model_base()):
                 self.services.warmer.opened(self.project_id, parsed[0], config, encoded=warm)
 
     def fit(self, event: str, data: Json, **_params: Any) -> dict[str, str]:
-        """Takes note of an event. It returns at once, since Label Studio lets the annotator wait for it."""
-        known = event if event in _EVENTS else "other"
+        """Writes an event down and returns at once, since Label Studio lets the annotator wait for it."""
+        known = event if event in ACTIONS else "other"
         self.services.metrics.events.labels(known).inc()
-        log.info("event %s in project %s", known, loggable(self.project_id))
+        kept = self.services.events.note(str(self.project_id), known, data)
+        log.info("event %s in project %s%s", known, loggable(self.project_id), "" if kept else ", in memory only")
         return {"event": known}
 
     def _interactive(self, task: Task, config: LabelConfig, context: Context, work: Work) -> Answer:
