@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,18 @@ class Login:
     username: str
     password: str
     token: str
+
+
+@contextmanager
+def signed_in(url: str, username: str, password: str) -> Iterator[requests.Session]:
+    """The cookies of somebody who has signed in at Label Studio's own page, as a browser has them."""
+    page = f"{url}/user/login/"
+    with requests.Session() as browser:
+        browser.get(page, timeout=60)
+        form = {"email": username, "password": password, "csrfmiddlewaretoken": browser.cookies["csrftoken"]}
+        browser.post(page, data=form, headers={"Referer": page}, timeout=60).raise_for_status()
+        browser.headers.update({"X-CSRFToken": browser.cookies["csrftoken"], "Referer": url})
+        yield browser
 
 
 @pytest.fixture(scope="session")

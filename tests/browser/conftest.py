@@ -1,4 +1,4 @@
-"""One browser for all tests here, in which each person logs in once. Each step leaves a picture in var/browser."""
+"""One browser for the tests of a file, in which each person is signed in. Each step leaves a picture in var/browser."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 from editor import Editor
-from playwright.sync_api import Browser, BrowserContext
-from workplace import ROOT, Workplace
+from windows import Windows
+from workplace import ROOT, Login, Workplace
 
 PICTURES = ROOT / "var" / "browser"
-WINDOW = {"width": 1400, "height": 900}
 
 
 def pytest_collection_modifyitems(items):
@@ -26,7 +25,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if str(item.path).startswith(here):
             item.add_marker(pytest.mark.integration)
-            item.add_marker(pytest.mark.timeout(300))  # a browser that hangs holds everything up
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -49,66 +47,43 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture(scope="session")
-def browser(chromium) -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def windows(chromium, label_studio) -> Iterator[Windows]:
+    """One browser for the tests of a file."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, timeout=120_000)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def browser_context(browser, label_studio) -> BrowserContext:
-    """Windows of the browser in which the demo's user is logged in."""
-    return logged_in(browser, label_studio.url, label_studio.username, label_studio.password)
-
-
-@pytest.fixture(scope="session")
-def second_context(browser, label_studio, second_login) -> BrowserContext:
-    """Windows with cookies of their own, in which a second annotator is logged in."""
-    return logged_in(browser, label_studio.url, second_login.username, second_login.password)
-
-
-def logged_in(browser: Browser, url: str, username: str, password: str) -> BrowserContext:
-    context = browser.new_context(viewport=WINDOW)
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    page.goto(f"{url}/user/login/")
-    page.fill("input[name=email]", username)
-    page.fill("input[name=password]", password)
-    page.click("button[type=submit]")
-    page.wait_for_url(lambda address: "/user/login" not in address, wait_until="commit")
-    page.close()
-    return context
+        windows = Windows(playwright, chromium, label_studio.url)
+        yield windows
+        windows.end()
 
 
 @pytest.fixture
-def editor(request, browser_context, label_studio) -> Iterator[Editor]:
+def editor(request, windows, label_studio) -> Iterator[Editor]:
     """The labeling screen; a test that fails leaves a last picture and what the browser complained about."""
-    with screen_of(request.node, browser_context, label_studio.url) as screen:
+    login = Login(label_studio.username, label_studio.password, label_studio.token)
+    with screen_of(request.node, windows, login, label_studio.url) as screen:
         yield screen
 
 
 @pytest.fixture
-def second_editor(request, second_context, label_studio) -> Iterator[Editor]:
+def second_editor(request, windows, second_login, label_studio) -> Iterator[Editor]:
     """The labeling screen of the second annotator."""
-    with screen_of(request.node, second_context, label_studio.url, "second") as screen:
+    with screen_of(request.node, windows, second_login, label_studio.url, "second") as screen:
         yield screen
 
 
 @contextmanager
-def screen_of(test: pytest.Item, context: BrowserContext, url: str, whose: str = "") -> Iterator[Editor]:
+def screen_of(test: pytest.Item, windows: Windows, login: Login, url: str, whose: str = "") -> Iterator[Editor]:
     folder = PICTURES / re.sub(r"\W+", "-", test.name).strip("-") / whose
     shutil.rmtree(folder, ignore_errors=True)
-    page = context.new_page()
+    page = windows.open(login)
     screen = Editor(page, url, folder)
     yield screen
     if getattr(test, "failed_in_call", False):
         screen.picture("failed")
         (folder / "complaints.txt").write_text("\n".join(screen.complaints))
-    page.close()
+    windows.close(page)
 
 
 @pytest.fixture(scope="session")

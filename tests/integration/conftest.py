@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ward import TEXT, Ward, signed_in
-from workplace import ENGINES, Workplace
+from ward import TEXT, Ward
+from workplace import ENGINES, Workplace, signed_in
 
 
 def pytest_collection_modifyitems(items):
@@ -25,7 +25,7 @@ def workplace(request, workplaces) -> Workplace:
 @pytest.fixture(scope="session")
 def personal_token(label_studio) -> str:
     """A personal access token of the first user, who can have one only."""
-    with signed_in(label_studio) as browser:
+    with signed_in(label_studio.url, label_studio.username, label_studio.password) as browser:
         return browser.post(f"{label_studio.url}/api/token/", json={}, timeout=60).json()["token"]
 
 

@@ -7,8 +7,8 @@ import requests
 from label_studio_server import free_port
 from PIL import Image
 from typer.testing import CliRunner
-from ward import CLICKS, QUIET, TEXT, UPRIGHT, BrokenEngine, NoisyEngine, plain_server, signed_in
-from workplace import NANO
+from ward import CLICKS, QUIET, TEXT, UPRIGHT, BrokenEngine, NoisyEngine, plain_server
+from workplace import NANO, signed_in
 
 from backend.cli import app
 
@@ -60,7 +60,7 @@ def test_a_personal_token_goes_all_the_way(ward, whole, personal_token):
 
 
 def test_legacy_tokens_that_are_switched_off(ward, whole, personal_token):
-    with signed_in(ward.label_studio) as browser:
+    with signed_in(ward.label_studio.url, ward.label_studio.username, ward.label_studio.password) as browser:
         switch = f"{ward.label_studio.url}/api/jwt/settings"
         browser.post(switch, json={"legacy_api_tokens_enabled": False}, timeout=60).raise_for_status()
         try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import requests
 from label_studio_server import LabelStudioServer, free_port
 from typer.testing import CliRunner
 from werkzeug.serving import make_server
@@ -155,15 +154,3 @@ def plain_server(status: int, headers: dict[str, str] | None = None, port: int =
 
     with serving(ThreadingHTTPServer(("127.0.0.1", port), Handler)) as url:
         yield url
-
-
-@contextmanager
-def signed_in(server: LabelStudioServer) -> Iterator[requests.Session]:
-    page = f"{server.url}/user/login/"
-    with requests.Session() as browser:
-        browser.get(page, timeout=60)
-        form = {"email": server.username, "password": server.password}
-        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
-        browser.post(page, data=form, headers={"Referer": page}, timeout=60)
-        browser.headers.update({"X-CSRFToken": browser.cookies["csrftoken"], "Referer": server.url})
-        yield browser
