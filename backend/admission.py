@@ -13,12 +13,20 @@ from contextlib import contextmanager
 
 from backend.errors import OverloadedError, StoppingError
 
+ASIDE_BYTES = 4 * 2**20
+STOPPING = "The ML backend is being stopped; try again in a moment."
+FULL = "The ML backend has too many requests at once; try again in a moment."
+
 
 class Admission:
-    """Lets at most ``places`` requests in, with bodies of at most ``max_bytes`` together. One is always let in."""
+    """Lets at most ``places`` requests in, with bodies of at most ``max_bytes`` together. One is always let in.
 
-    def __init__(self, places: int, max_bytes: int):
+    Of those that are not, ``aside`` at a time may still be read, so that whoever waits at a screen is told why.
+    """
+
+    def __init__(self, places: int, max_bytes: int, aside: int = 0):
         self._places, self._max_bytes = places, max_bytes
+        self._aside = threading.Semaphore(aside)
         self._changed = threading.Condition()
         self._running = self._bytes = 0
         self._stopping = False
@@ -39,15 +47,13 @@ class Admission:
         :raises StoppingError: the server stops.
         :raises OverloadedError: too much is worked on already.
         """
-        taken = self._max_bytes if size is None else min(size, self._max_bytes)
         with self._changed:
             if self._stopping:
-                raise StoppingError("The ML backend is being stopped; try again in a moment.")
-            full = self._running >= self._places or self._bytes + taken > self._max_bytes
-            if self._running and full:
-                raise OverloadedError("The ML backend has too many requests at once; try again in a moment.")
+                raise StoppingError(STOPPING)
+            if self._running >= self._places:
+                raise OverloadedError(FULL)
+            taken = self._take(size)
             self._running += 1
-            self._bytes += taken
         try:
             yield
         finally:
@@ -55,6 +61,39 @@ class Admission:
                 self._running -= 1
                 self._bytes -= taken
                 self._changed.notify_all()
+
+    @contextmanager
+    def reading(self, size: int | None) -> Iterator[None]:
+        """Counts only the bytes of a request: one that is short work, and taken in while the server stops, too.
+
+        :raises OverloadedError: too much is in memory already.
+        """
+        with self._changed:
+            taken = self._take(size)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._bytes -= taken
+
+    @contextmanager
+    def aside(self, size: int | None) -> Iterator[bool]:
+        """Whether a request that was not let in may be read: a short one, and few at a time."""
+        free = size is not None and size <= ASIDE_BYTES and self._aside.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._aside.release()
+
+    def _take(self, size: int | None) -> int:
+        """The bytes that are counted now. One body is let in however long it is; how long it may be is checked where
+        it is read."""
+        taken = self._max_bytes if size is None else min(size, self._max_bytes)
+        if self._bytes and self._bytes + taken > self._max_bytes:
+            raise OverloadedError(FULL)
+        self._bytes += taken
+        return taken
 
     def stop(self) -> None:
         """No new work from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
         metrics=metrics,
         warmer=Warmer(settings, engines, NextTasks(fetcher.ask_label_studio), frames_of, metrics),
         video_files=VideoFiles(fetcher, settings.max_pixels),
-        admission=Admission(settings.threads - settings.threads // 4, settings.max_request_bytes),
+        admission=Admission(
+            settings.threads - settings.threads // 4, settings.max_request_bytes, aside=settings.threads // 8
+        ),
         remembered=Remembered(max_bytes=settings.remembered_bytes, journal=journal),
         journal=journal,
         events=EventLog(journal),
@@ -113,6 +116,7 @@ def create_app(settings: Settings, engine_provider: EngineProvider) -> Flask:
     gate = Gate(settings)
     app.extensions["x2sam"] = services
     app.extensions["x2sam-gate"] = gate
+    app.extensions["x2sam-patience"] = threading.Semaphore(max(1, settings.threads // 16))
     app.extensions["x2sam-disk"] = DiskCheck(Path(settings.media_cache_dir).expanduser())
     app.extensions["x2sam-webhooks"] = _webhook_keeper(settings, gate)
     app.extensions["x2sam-model"] = X2SAMModel.bound_to(services)

@@ -6,12 +6,13 @@ import logging
 import time
 from typing import Any, ClassVar
 
+from backend.admission import STOPPING
 from backend.answers import Answer, Services, kind_of, with_words, words_only
 from backend.errors import EXPECTED
 from backend.events import ACTIONS
 from backend.evidence import Work, parse_work
 from backend.label_config import LabelConfig, parse_label_config
-from backend.logs import loggable
+from backend.logs import loggable, note
 from backend.measuring import measured
 from backend.ml_base import model_base
 from backend.opened import answer_opened
@@ -64,6 +65,21 @@ class X2SAMModel(model_base()):
                 warm = prompts is not None and bool(prompts.regions)
                 self.services.warmer.opened(self.project_id, parsed[0], config, encoded=warm)
 
+    def refuse(self, tasks: list[Json], context: Any, reason: Exception) -> list[dict[str, Any]] | None:
+        """The answer to prompts that are not worked on: the reason, as a sentence in the read-only TextArea. None where
+        no annotator waits, or there is no such field."""
+        prompts = parse_context(context)
+        if prompts is None:
+            return None
+        if not (prompts.regions or prompts.texts):
+            return [self._entry(Answer()) for _ in tasks]
+        answer = words_only(parse_label_config(self.label_config or "<View/>"), str(reason), prompts)
+        if answer is None:
+            return None
+        self.services.metrics.errors.labels(type(reason).__name__).inc()
+        note(error=type(reason).__name__)
+        return [self._entry(answer) for _ in tasks]
+
     def fit(self, event: str, data: Json, **_params: Any) -> dict[str, str]:
         """Writes an event down and returns at once, since Label Studio lets the annotator wait for it."""
         known = event if event in ACTIONS else "other"
@@ -76,6 +92,8 @@ class X2SAMModel(model_base()):
         try:
             return self._measured(task, config, context, work) or Answer()
         except CancelledError:
+            if self.services.admission.stopping:
+                return words_only(config, STOPPING, context) or Answer()
             return Answer()  # a newer prompt took its place; the editor shows that one's answer only
         except EXPECTED as error:
             words = words_only(config, str(error), context)

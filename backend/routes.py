@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import uuid
+from contextlib import ExitStack
+from typing import Any
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from backend import logs
+from backend.admission import ASIDE_BYTES
 from backend.answers import Services
-from backend.bodies import read_json
-from backend.errors import EXPECTED, ModelUnavailableError, status_of
+from backend.bodies import as_json_text, read_json
+from backend.engines import EngineLoader
+from backend.errors import EXPECTED, ModelUnavailableError, OverloadedError, StoppingError, status_of
 from backend.model import X2SAMModel
-from backend.protocol import parse_predict, parse_setup, parse_webhook
+from backend.protocol import PredictRequest, parse_predict, parse_setup, parse_webhook
 from backend.readiness import problems, warnings
 from backend.settings import MEGABYTE
 
@@ -62,12 +66,7 @@ def setup() -> Response:
     """Tells the model version. Called with nearly every page of Label Studio, so nothing is done here."""
     setup_request = parse_setup(read_json(request, _SETUP_BYTES))
     logs.note(project=logs.loggable(setup_request.project_id))
-    engines = _services().engines
-    try:
-        engines.wait(_SETUP_SECONDS)
-    except ModelUnavailableError:
-        if engines.state == "failed":
-            raise
+    _wait_a_little(_services().engines)
     keeper = current_app.extensions.get("x2sam-webhooks")
     if keeper is not None:
         keeper.want(setup_request.project_id, request.base_url.removesuffix("/setup"))
@@ -75,24 +74,70 @@ def setup() -> Response:
     return jsonify(model_version=str(model.get("model_version")))
 
 
+def _wait_a_little(engines: EngineLoader) -> None:
+    """For the model, so that its version is known; few at a time, since ``/health`` needs a thread too.
+
+    :raises ModelUnavailableError: it could not be loaded.
+    """
+    patience = current_app.extensions["x2sam-patience"]
+    seconds = _SETUP_SECONDS if engines.state == "loading" and patience.acquire(blocking=False) else 0.0
+    try:
+        engines.wait(seconds)
+    except ModelUnavailableError:
+        if engines.state == "failed":
+            raise
+    finally:
+        if seconds:
+            patience.release()
+
+
 @blueprint.post("/predict")
 def predict() -> Response:
     """Answers prompts of an annotator, or predicts tasks."""
     services = _services()
-    with services.admission.work(request.content_length):
-        asked = parse_predict(read_json(request, services.settings.max_request_bytes))
-        logs.note(project=logs.loggable(asked.project_id))
-        model = _model(asked.project_id, asked.label_config)
-        return jsonify(results=model.predict(asked.tasks, context=asked.context, **asked.params))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(services.admission.work(request.content_length))
+        except (OverloadedError, StoppingError) as refusal:
+            return _refused(services, refusal)
+        asked, model = _asked(services.settings.max_request_bytes)
+        return _results(model.predict(asked.tasks, context=asked.context, **asked.params))
+
+
+def _refused(services: Services, refusal: Exception) -> Response:
+    """The reason in the field where an annotator reads answers: Label Studio keeps a status to itself.
+
+    :raises OverloadedError, StoppingError: nobody waits at a screen, there is no such field, or too many ask.
+    """
+    with services.admission.aside(request.content_length) as readable:
+        if not readable:
+            raise refusal
+        asked, model = _asked(ASIDE_BYTES)
+        told = model.refuse(asked.tasks, asked.context, refusal)
+    if told is None:
+        raise refusal
+    return _results(told)
+
+
+def _results(told: list[dict[str, Any]]) -> Response:
+    return Response(as_json_text({"results": told}), mimetype="application/json")
+
+
+def _asked(max_bytes: int) -> tuple[PredictRequest, X2SAMModel]:
+    asked = parse_predict(read_json(request, max_bytes))
+    logs.note(project=logs.loggable(asked.project_id))
+    return asked, _model(asked.project_id, asked.label_config)
 
 
 @blueprint.post("/webhook")
 def webhook() -> tuple[Response, int]:
     """Takes an event; always answered at once."""
-    event = parse_webhook(read_json(request, _services().settings.max_request_bytes))
-    logs.note(project=logs.loggable(event.project_id))
-    model = _model(event.project_id, event.label_config)
-    return jsonify(status="ok", result=model.fit(event.action, event.data)), 201
+    services = _services()
+    with services.admission.reading(request.content_length):
+        event = parse_webhook(read_json(request, services.settings.max_request_bytes))
+        logs.note(project=logs.loggable(event.project_id))
+        model = _model(event.project_id, event.label_config)
+        return jsonify(status="ok", result=model.fit(event.action, event.data)), 201
 
 
 @blueprint.get("/versions")

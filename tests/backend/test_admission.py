@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from backend.admission import Admission
+from backend.admission import ASIDE_BYTES, Admission
 from backend.errors import OverloadedError, StoppingError
 
 
@@ -70,3 +70,25 @@ def test_stopping():
     go.set()
     assert admission.wait_idle(10)
     thread.join()
+
+
+def test_few_short_ones_are_read_aside():
+    admission = Admission(1, 1000, aside=1)
+    with admission.aside(ASIDE_BYTES) as first, admission.aside(1) as second:
+        assert (first, second) == (True, False)
+    for size, readable in ((None, False), (ASIDE_BYTES + 1, False), (0, True)):
+        with admission.aside(size) as found:
+            assert found is readable
+    with Admission(1, 1000).aside(1) as found:
+        assert not found
+
+
+def test_what_is_only_read_counts_by_its_bytes():
+    admission = Admission(1, 1000)
+    with admission.work(1), admission.reading(600), pytest.raises(OverloadedError):
+        admission.reading(600).__enter__()
+    admission.stop()
+    with admission.reading(10**9):
+        assert admission.running == 0
+        with pytest.raises(OverloadedError):
+            admission.reading(1).__enter__()

@@ -9,8 +9,9 @@ import re
 import pytest
 
 from backend import logs
+from backend.admission import ASIDE_BYTES
 from backend.readiness import DiskCheck
-from x2sam.errors import BusyError
+from x2sam.errors import BusyError, CancelledError
 from x2sam.vitals import EngineVitals, QueueVitals
 
 CLICK = "predict_interactive_keypoint_positive"
@@ -103,6 +104,62 @@ def test_too_much_at_once_is_refused_with_a_sentence(app, client, captured):
         assert answer.status_code == 503
         assert "too many" in answer.json["error"]
     assert client.post("/predict", json=captured(CLICK)).status_code == 200
+
+
+WITH_REPLY = "predict_interactive_text"
+
+
+def refused(client, body, words):
+    """Whether it was refused by status; else the reply field says the same."""
+    answer = client.post("/predict", json=body)
+    if answer.status_code == 503:
+        assert words in answer.json["error"]
+        return True
+    ((item,),) = (entry["result"] for entry in answer.json["results"])
+    assert (answer.status_code, item["from_name"]) == (200, "reply")
+    assert words in item["value"]["text"][0]
+    return False
+
+
+def test_who_waits_at_a_screen_reads_that_it_is_busy_or_stops(app, client, captured, engine):
+    """Label Studio shows its annotators no status."""
+    admission = app.extensions["x2sam"].admission
+    typed, opened, empty, long = (captured(WITH_REPLY) for _ in range(4))
+    opened["params"]["context"] = None
+    empty["params"]["context"] = {"result": []}
+    long["tasks"][0]["data"]["note"] = "x" * ASIDE_BYTES
+    with admission.work(None):
+        assert not refused(client, typed, "too many requests")
+        assert client.post("/predict", json=empty).json["results"][0]["result"] == []
+        assert refused(client, captured(CLICK), "too many"), "it has no field for that"
+        assert refused(client, opened, "too many"), "Label Studio asks for predictions again"
+        assert refused(client, long, "too many")
+        with admission.aside(1), admission.aside(1), admission.aside(1), admission.aside(1):
+            assert refused(client, typed, "too many"), "threads are kept for those who ask whether we live"
+    assert 'x2sam_predict_errors_total{error="OverloadedError"} 1.0' in client.get("/metrics").text
+    admission.stop()
+    assert not refused(client, typed, "being stopped")
+    assert engine.asked == []
+
+
+def test_a_prompt_that_the_end_of_the_engine_took_away(app, client, captured, engine):
+    engine.raises = CancelledError("the engine was closed before this could run")
+    original = engine.open
+
+    def told_to_stop(frames, key=None):
+        app.extensions["x2sam"].admission.stop()
+        return original(frames, key)
+
+    engine.open = told_to_stop
+    assert not refused(client, captured(WITH_REPLY), "being stopped")
+
+
+def test_events_that_are_too_much_together_are_refused(app, client, captured):
+    admission = app.extensions["x2sam"].admission
+    with admission.reading(None):
+        assert client.post("/webhook", json=captured("webhook_annotation_created")).status_code == 503
+    with admission.work(1):
+        assert client.post("/webhook", json=captured("webhook_annotation_created")).status_code == 201
 
 
 @pytest.mark.parametrize("offered", ["abc-1.2:3_4", "x" * 64])

@@ -97,6 +97,25 @@ def test_while_the_model_loads(slow, captured):
     assert slow.client.get("/ready").status_code == 200
 
 
+def test_few_wait_in_setup_at_once(slow, captured):
+    """Label Studio sends one with nearly every page that is opened, and ``/health`` needs a thread, too."""
+    def ask():
+        slow.app.test_client().post("/setup", json=captured("setup"))
+
+    waiting = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.3)
+    start = time.monotonic()
+    assert slow.client.post("/setup", json=captured("setup")).json == {"model_version": "auto"}
+    assert time.monotonic() - start < 1
+    assert all(thread.is_alive() for thread in waiting)
+    slow.loaded.set()
+    for thread in waiting:
+        thread.join(5)
+    assert slow.client.post("/setup", json=captured("setup")).json == {"model_version": "fake-0001"}
+
+
 def test_a_model_that_takes_too_long(settings, captured):
     stop = threading.Event()
     app = create_app(replace(settings, load_wait=0.1), lambda: stop.wait(20) and FakeEngine())
