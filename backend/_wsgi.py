@@ -19,6 +19,7 @@ from backend.app import create_services  # noqa: E402
 from backend.errors import BackendError  # noqa: E402
 from backend.model import X2SAMModel  # noqa: E402
 from backend.settings import Settings  # noqa: E402
+from backend.starting import check_device, check_start  # noqa: E402
 from backend.wsgi import load_engine  # noqa: E402
 
 
@@ -31,6 +32,8 @@ def main() -> None:
     try:
         settings = Settings.from_environment()
         settings.check_exposure(arguments.host)
+        check_start(settings)
+        check_device(settings)
     except BackendError as error:
         parser.error(str(error))
     logs.configure(settings.logging_level, settings.log_format)

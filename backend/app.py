@@ -13,7 +13,6 @@ from backend.answers import Services
 from backend.auth import Gate
 from backend.background import Tracks
 from backend.engines import EngineLoader, EngineProvider
-from backend.errors import SettingsError
 from backend.events import EventLog
 from backend.file_cache import FileCache
 from backend.frames import DecodedPictures, TaskFrames
@@ -28,6 +27,7 @@ from backend.remembered import Remembered
 from backend.routes import blueprint, register_errors
 from backend.sessions import SessionRegistry
 from backend.settings import Settings
+from backend.starting import check_folders
 from backend.video_files import VideoFiles
 from backend.video_routes import blueprint as videos
 from backend.warming import Warmer, frames_by
@@ -124,18 +124,6 @@ def create_app(settings: Settings, engine_provider: EngineProvider) -> Flask:
     app.register_blueprint(videos)
     register_errors(app)
     return app
-
-
-def check_folders(settings: Settings) -> None:
-    """Makes the folders that the server writes to, so that a wrong one is told before it starts.
-
-    :raises SettingsError: one can't be made; the text names its setting.
-    """
-    for variable, name in (("X2SAM_CACHE_DIR", settings.media_cache_dir), ("X2SAM_STATE_DIR", settings.state_dir)):
-        try:
-            Path(name).expanduser().mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"{variable}: {name} can't be used ({error.strerror}); name another folder.") from error
 
 
 def _webhook_keeper(settings: Settings, gate: Gate) -> WebhookKeeper | None:

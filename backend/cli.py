@@ -14,6 +14,7 @@ from backend.export_command import export_masks
 from backend.import_command import import_masks
 from backend.probe import ask_ready
 from backend.settings import Settings, settings_help, unknown_settings
+from backend.starting import check_start
 from backend.video_cli import app as video_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -47,10 +48,9 @@ def serve(
         settings = settings.with_options(host=host, port=port, model=model, device=device, log_level=log_level)
         settings.check_exposure(settings.host)
         # late: the model's base class depends on what is installed
-        from backend.app import check_folders
         from backend.server import Server
 
-        check_folders(settings)
+        check_start(settings)
     except EXPECTED as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error

@@ -36,7 +36,7 @@ class HttpClient:
 
     def __init__(self, rules: HostRules, ca_bundle: str = ""):
         self._rules = rules
-        self._context = _trust(ca_bundle)
+        self._context = trusted(ca_bundle)
 
     @contextmanager
     def request(
@@ -204,7 +204,11 @@ class _Connection(http.client.HTTPConnection):
                     socket.socket.shutdown(self._watched, socket.SHUT_RDWR)
 
 
-def _trust(ca_bundle: str) -> ssl.SSLContext:
+def trusted(ca_bundle: str) -> ssl.SSLContext:
+    """Whom a connection trusts: the authorities in a file or folder, the usual ones where none is named.
+
+    :raises SettingsError: it holds none.
+    """
     authorities = Path(ca_bundle or usual_authorities())
     folder, file = (authorities, None) if authorities.is_dir() else (None, authorities)
     try:

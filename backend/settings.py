@@ -256,6 +256,8 @@ class Settings:
     def __post_init__(self) -> None:
         if bool(self.basic_auth_user) != bool(self.basic_auth_pass):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS belong together: set both or neither.")
+        if ":" in self.basic_auth_user:
+            raise SettingsError("BASIC_AUTH_USER: a colon ends the name in basic authentication; take another name.")
         if bool(self.features_dir) != bool(self.features_disk_bytes):
             raise SettingsError("X2SAM_FEATURES_DIR and X2SAM_FEATURES_DISK_MB belong together: set both or neither.")
 

@@ -14,6 +14,7 @@ from backend import logs
 from backend.app import create_app
 from backend.engines import Engine
 from backend.settings import Settings
+from backend.starting import check_device
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -58,4 +59,5 @@ def build(settings: Settings | None = None) -> Flask:
         settings = Settings.from_environment()
         settings.check_exposure(None)
         logs.configure(settings.logging_level, settings.log_format)
+    check_device(settings)
     return create_app(settings, lambda: load_engine(settings))

@@ -16,9 +16,10 @@ from torch import nn
 from x2sam.config import X2SAMConfig, mid, nano, tiny, x2sam_4b
 from x2sam.data.tokenizer import build_tokenizer
 from x2sam.errors import MeasurementError
-from x2sam.inference.engine import EMBEDDED, Engine, find_model
+from x2sam.inference.engine import Engine
 from x2sam.model.weights import build_empty, save_pretrained
 from x2sam.model.x2sam import X2SAM
+from x2sam.placement import EMBEDDED, find_model
 from x2sam.training.initialise import initialise
 
 WORDS = "the red circle on the left"

@@ -30,7 +30,7 @@ class BusyError(X2SAMError):
 
 
 class DeviceError(X2SAMError):
-    """The thread that owns the device broke during the work, or does not come back from it."""
+    """The device is not there, or the thread that owns it broke during the work or does not come back from it."""
 
 
 class TrainingError(X2SAMError):

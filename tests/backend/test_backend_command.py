@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -62,14 +63,45 @@ def test_help_names_the_options():
         ([], {"LABEL_STUDIO_URL": "localhost"}, "LABEL_STUDIO_URL"),
         ([], {"X2SAM_STATE_DIR": "/dev/null/here"}, "X2SAM_STATE_DIR"),
         ([], {"X2SAM_CACHE_DIR": "/dev/null/here"}, "X2SAM_CACHE_DIR"),
+        ([], {"X2SAM_FEATURES_DIR": "/dev/null/here", "X2SAM_FEATURES_DISK_MB": "10"}, "X2SAM_FEATURES_DIR"),
+        ([], {"X2SAM_MEDIA_DIRS": "/no/such/place"}, "X2SAM_MEDIA_DIRS"),
+        ([], {"X2SAM_MEDIA_HOSTS": "*example.com"}, "X2SAM_MEDIA_HOSTS"),
+        ([], {"REQUESTS_CA_BUNDLE": "/no/such/file"}, "REQUESTS_CA_BUNDLE"),
+        ([], {"X2SAM_MODEL": "no-such-model"}, "X2SAM_MODEL: there is no model 'no-such-model'"),
+        (["--model", "x2sam-4b"], {"MODEL_DIR": "/no/such/place"}, "python -m x2sam download"),
+        ([], {"BASIC_AUTH_USER": "a:b", "BASIC_AUTH_PASS": "c"}, "BASIC_AUTH_USER"),
     ],
 )
-def test_what_cannot_be_used_stops_the_start_and_is_named(monkeypatch, arguments, environment, text):
+def test_what_cannot_be_used_stops_the_start_and_is_named(monkeypatch, tmp_path, arguments, environment, text):
     monkeypatch.setattr("backend.server.Server.run", lambda _: pytest.fail("it started"))
-    result = CliRunner().invoke(app, ["serve", *arguments], env=environment)
+    monkeypatch.setenv("X2SAM_HOME", "")
+    places = {name: str(tmp_path / name) for name in ("X2SAM_CACHE_DIR", "X2SAM_STATE_DIR")}
+    result = CliRunner().invoke(app, ["serve", *arguments], env=places | environment)
     assert result.exit_code == 2
     assert text in result.output
     assert "Traceback" not in result.output
+
+
+def test_folders_that_take_no_files(monkeypatch):
+    """They may be there and be full, or belong to somebody else."""
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("backend.starting.tempfile.NamedTemporaryFile", full)
+    result = CliRunner().invoke(app, ["serve"])
+    assert result.exit_code == 2
+    assert "X2SAM_CACHE_DIR" in result.output and "No space left" in result.output
+
+
+def test_a_device_that_is_not_there_stops_the_start(tmp_path):
+    """It is found out in the process that will use it."""
+    own = {"X2SAM_CACHE_DIR": str(tmp_path / "cache"), "X2SAM_STATE_DIR": str(tmp_path / "state")}
+    command = [sys.executable, "-m", "backend", "serve", "--port", free_port(), "--device", "cuda:63"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "DEVICE: cuda:63 is not there; use cpu, or leave it out." in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_options_go_before_the_environment(monkeypatch, tmp_path):

@@ -59,6 +59,12 @@ def test_half_of_the_credentials():
         Settings.from_environment({"BASIC_AUTH_USER": "me"})
 
 
+def test_a_name_that_basic_authentication_can_not_carry():
+    with pytest.raises(SettingsError, match="BASIC_AUTH_USER"):
+        Settings.from_environment({"BASIC_AUTH_USER": "a:b", "BASIC_AUTH_PASS": "c:d"})
+    assert Settings.from_environment({"BASIC_AUTH_USER": "a", "BASIC_AUTH_PASS": "c:d"}).asks_for_credentials
+
+
 def test_half_of_the_store_of_features(tmp_path):
     for variables in ({"X2SAM_FEATURES_DIR": str(tmp_path)}, {"X2SAM_FEATURES_DISK_MB": "100"}):
         with pytest.raises(SettingsError, match="X2SAM_FEATURES_DIR and X2SAM_FEATURES_DISK_MB"):

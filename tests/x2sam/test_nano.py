@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from x2sam.data.clicks import next_click
 from x2sam.data.scenes import generate_picture
-from x2sam.inference.engine import EMBEDDED, Engine
+from x2sam.inference.engine import Engine
+from x2sam.placement import EMBEDDED
 from x2sam.structures import Point, Prompt
 
 NANO = EMBEDDED / "nano"

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from x2sam.errors import X2SAMError
+from x2sam.errors import DeviceError, X2SAMError
 from x2sam.structures import Point, Prompt
 
 if TYPE_CHECKING:
@@ -91,17 +91,12 @@ def plain_errors() -> Iterator[None]:
 
 def chosen_device(name: str) -> str:
     """``auto`` is the first GPU where there is one. Raises BadParameter for a device that is not there."""
-    import torch
+    from x2sam.placement import find_device
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise typer.BadParameter(f"there is no kind of device called {name!r}", param_hint="--device") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise typer.BadParameter(f"{name} is not there; use --device cpu", param_hint="--device")
-    return name
+        return find_device(name)
+    except DeviceError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from error
 
 
 def load_engine(model: str, device: str) -> Engine:

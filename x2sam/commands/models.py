@@ -68,7 +68,7 @@ def shape_of(preset: Preset, config: Path | None) -> X2SAMConfig:
 
 
 def default_place() -> Path:
-    from x2sam.inference.engine import PUBLISHED, model_home
+    from x2sam.placement import PUBLISHED, model_home
 
     return model_home() / PUBLISHED
 

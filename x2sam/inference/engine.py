@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -29,10 +28,9 @@ from x2sam.inference.scheduler import Priority, Scheduler, Turn
 from x2sam.inference.session import Session
 from x2sam.model.weights import from_pretrained
 from x2sam.model.x2sam import X2SAM
+from x2sam.placement import find_device, find_model
 from x2sam.vitals import EngineVitals
 
-EMBEDDED = Path(__file__).parent.parent / "checkpoints"
-PUBLISHED = "x2sam-4b"
 DIGESTED_BYTES = 256 * 2**20
 
 
@@ -66,10 +64,10 @@ class Engine:
         """``name``: ``auto``, ``nano``, ``x2sam-4b``, or a directory that ``convert`` or training wrote.
 
         ``auto`` takes the published model where it was downloaded and a GPU is there, else ``nano``. On a GPU numbers
-        are bfloat16, on a CPU float32. Raises WeightsError when there is no such model.
+        are bfloat16, on a CPU float32. Raises WeightsError and DeviceError when there is no such model or device.
         """
         directory = find_model(str(name))
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        device = find_device(device)
         if dtype == "auto":
             dtype = "bfloat16" if device.startswith("cuda") else "float32"
         if not (directory / "tokenizer" / "tokenizer.json").is_file():
@@ -132,30 +130,6 @@ def memory_of(device: torch.device) -> dict[str, int]:
         "reserved": torch.cuda.memory_reserved(device),
         "total": torch.cuda.get_device_properties(device).total_memory,
     }
-
-
-def model_home() -> Path:
-    """Where ``download`` and ``convert`` put models: ``X2SAM_HOME``, by default ``~/.cache/x2sam``."""
-    return Path(os.environ.get("X2SAM_HOME", Path.home() / ".cache" / "x2sam"))
-
-
-def find_model(name: str) -> Path:
-    """The directory of a model by name or path."""
-    published = model_home() / PUBLISHED
-    if name == "auto":
-        there = (published / "model.safetensors").is_file() and torch.cuda.is_available()
-        return published if there else EMBEDDED / "nano"
-    if name in (PUBLISHED, "hao9610/X2SAM"):
-        candidates = [published]
-    else:
-        candidates = [EMBEDDED / name, Path(name), model_home() / name]
-    for candidate in candidates:
-        if (candidate / "model.safetensors").is_file():
-            return candidate
-    raise WeightsError(
-        f"there is no model {name!r}; use 'nano', a directory with model.safetensors, or run "
-        f"'python -m x2sam download' for {PUBLISHED}"
-    )
 
 
 def digest_of(path: Path) -> str:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from x2sam import placement
 from x2sam.data.tasks import find_task
-from x2sam.errors import FramesError, WeightsError
+from x2sam.errors import DeviceError, FramesError, WeightsError
 from x2sam.inference import engine as engine_module
-from x2sam.inference.engine import Engine, digest_of, find_model
+from x2sam.inference.engine import Engine, digest_of
 from x2sam.inference.scheduler import Priority
 from x2sam.model.weights import save_pretrained
+from x2sam.placement import find_device, find_model
 from x2sam.structures import Point, Prompt
 
 SIZE = (60, 80)
@@ -229,7 +231,7 @@ def test_half_precision_answers_every_prompt(directory, engine):
 
 def test_models_are_found_by_name_and_by_path(directory, tmp_path, monkeypatch):
     monkeypatch.setenv("X2SAM_HOME", str(tmp_path))
-    monkeypatch.setattr(engine_module, "EMBEDDED", tmp_path / "embedded")
+    monkeypatch.setattr(placement, "EMBEDDED", tmp_path / "embedded")
     assert find_model(str(directory)) == directory
     assert find_model("model") == tmp_path / "model"
     (tmp_path / "embedded").mkdir()
@@ -240,7 +242,7 @@ def test_models_are_found_by_name_and_by_path(directory, tmp_path, monkeypatch):
 
 def test_the_published_model_is_taken_where_it_is_and_a_gpu_is(directory, tmp_path, monkeypatch):
     monkeypatch.setenv("X2SAM_HOME", str(tmp_path))
-    monkeypatch.setattr(engine_module, "EMBEDDED", tmp_path / "embedded")
+    monkeypatch.setattr(placement, "EMBEDDED", tmp_path / "embedded")
     directory.rename(tmp_path / "x2sam-4b")
     assert find_model("x2sam-4b") == find_model("hao9610/X2SAM") == tmp_path / "x2sam-4b"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -254,6 +256,21 @@ def test_a_model_that_is_not_there(name, tmp_path, monkeypatch):
     monkeypatch.setenv("X2SAM_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match=f"no model '{name}'; use 'nano', a directory .* download"):
         find_model(name)
+
+
+def test_devices_that_are_there_and_those_that_are_not(directory, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert find_device("auto") == find_device("cpu") == "cpu"
+    for name in ("cuda", "cuda:1", "mps", "abacus"):
+        with pytest.raises(DeviceError, match=f"{name}.*use cpu"):
+            find_device(name)
+    with pytest.raises(DeviceError, match="cuda is not there"):
+        Engine.load(directory, device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("cuda:1") == "cuda:1"
+    with pytest.raises(DeviceError, match="cuda:2"):
+        find_device("cuda:2")
 
 
 def test_versions_follow_the_weights(directory, build_tiny, tmp_path):

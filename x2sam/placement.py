@@ -1,0 +1,55 @@
+"""Where models are, and on which device one can be put; names are looked up without PyTorch, devices with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from x2sam.errors import DeviceError, WeightsError
+
+EMBEDDED = Path(__file__).parent / "checkpoints"
+PUBLISHED = "x2sam-4b"
+
+
+def model_home() -> Path:
+    """Where ``download`` and ``convert`` put models: ``X2SAM_HOME``, by default ``~/.cache/x2sam``."""
+    return Path(os.environ.get("X2SAM_HOME") or Path.home() / ".cache" / "x2sam")
+
+
+def find_model(name: str, home: Path | None = None) -> Path:
+    """The directory of a model by name or path; ``home`` in place of :func:`model_home`.
+
+    ``auto`` is the published one where it is and a GPU is, else ``nano``. Raises WeightsError when there is none.
+    """
+    home = home or model_home()
+    published = home / PUBLISHED
+    if name == "auto":
+        there = (published / "model.safetensors").is_file() and find_device("auto") != "cpu"
+        return published if there else EMBEDDED / "nano"
+    anywhere = [EMBEDDED / name, Path(name), home / name]
+    for candidate in [published] if name in (PUBLISHED, "hao9610/X2SAM") else anywhere:
+        if (candidate / "model.safetensors").is_file():
+            return candidate
+    raise WeightsError(
+        f"there is no model {name!r}; use 'nano', a directory with model.safetensors, or run "
+        f"'python -m x2sam download' for {PUBLISHED}"
+    )
+
+
+def find_device(name: str) -> str:
+    """The device of a name, ``auto`` being the first GPU where there is one, else the CPU.
+
+    Raises DeviceError for one that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"there is no kind of device called {name!r}; use cpu, or cuda where a GPU is") from error
+    gone = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if gone or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise DeviceError(f"{name} is not there; use cpu")
+    return name
