@@ -21,6 +21,7 @@ from backend.frames import DecodedPictures, TaskFrames, addresses_of
 from backend.journal import Journal
 from backend.label_config import ControlTag, LabelConfig, ObjectTag, task_value
 from backend.logs import note
+from backend.look_list import LookLists
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
 from backend.prompts import Ask
@@ -62,6 +63,7 @@ class Services:
     seen_tasks: SeenTasks = field(default_factory=SeenTasks)
     walks: PausedWalks = field(default_factory=PausedWalks)
     told_sequences: ToldSequences = field(default_factory=ToldSequences)
+    look_lists: LookLists = field(default_factory=LookLists)
 
     @property
     def model_version(self) -> str:

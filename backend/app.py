@@ -18,6 +18,7 @@ from backend.file_cache import FileCache
 from backend.frames import DecodedPictures, TaskFrames
 from backend.journal import Journal
 from backend.label_studio_api import LabelStudioApi
+from backend.look_list import LookLists
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
 from backend.model import X2SAMModel
@@ -34,6 +35,7 @@ from backend.warming import Warmer, frames_by
 from backend.webhooks import WebhookKeeper
 
 _TRACKS_SECONDS = 3.0  # for the frame that each track is at
+_NOTES_SECONDS = 2.0  # for what is to be written into tasks
 
 
 def create_services(settings: Settings, engine_provider: EngineProvider) -> Services:
@@ -45,6 +47,7 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     fetcher, decoded = MediaFetcher(settings, cache), DecodedPictures(settings.decoded_bytes)
     frames_of = frames_by(settings, fetcher, decoded)
     journal = _journal(settings)
+    look_lists = LookLists((lambda: LabelStudioApi(settings)) if settings.label_studio_api_key else None)
 
     def pages_at(addresses: Sequence[str]) -> TaskFrames:
         return TaskFrames(addresses, fetcher, decoded, settings.max_pixels)
@@ -64,7 +67,8 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
         remembered=Remembered(max_bytes=settings.remembered_bytes, journal=journal),
         journal=journal,
         events=EventLog(journal),
-        tracks=Tracks(engines, journal, pages_at, settings.tracks),
+        tracks=Tracks(engines, journal, pages_at, settings.tracks, look_lists),
+        look_lists=look_lists,
     )
     watch = services.metrics.watch
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")
@@ -145,6 +149,7 @@ def close_services(services: Services) -> None:
     """Closes sessions and the engine; tracks that run are left to the next start."""
     services.warmer.close()
     services.tracks.close(_TRACKS_SECONDS)
+    services.look_lists.close(_NOTES_SECONDS)
     services.sessions.close()
     services.engines.close()
     services.journal.close()

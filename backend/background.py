@@ -39,6 +39,7 @@ from backend.journal_tracks import (
     unfinished,
 )
 from backend.logs import loggable, where
+from backend.look_list import LookLists
 from backend.tracking import Track, pages_wanted, session_opener, untouched
 from x2sam.errors import CancelledError
 
@@ -141,9 +142,11 @@ class TrackJob:
 class Tracks:
     """The tracks of the server, ``at_once`` of which run; others wait, and some that ended are kept at hand."""
 
-    def __init__(self, engines: EngineLoader, journal: Journal, frames_of: FramesOf, at_once: int):
+    def __init__(
+        self, engines: EngineLoader, journal: Journal, frames_of: FramesOf, at_once: int, look_lists: LookLists
+    ):
         self._engines, self._journal, self._frames_of = engines, journal, frames_of
-        self._at_once = at_once
+        self._at_once, self._look_lists = at_once, look_lists
         self._lock, self._taking = threading.Lock(), threading.Lock()
         self._jobs: OrderedDict[str, TrackJob] = OrderedDict()
         self._queue: list[TrackJob] = []
@@ -364,6 +367,7 @@ class Tracks:
         if not replaced:
             self._journal.note(state_rows(job.record.id, state, problem))
             self._journal.flush()
+            self._look_lists.note_track(job.record, job.progress().found, state == FINISHED)
         job.end(state, problem)
         with self._lock:
             self._forget()

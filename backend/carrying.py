@@ -358,7 +358,8 @@ class Carrier:
         version = self.services.model_version
         about = (self.task.id, version, pages, earlier, reach, fingerprint(objects))
         name = blake2s(repr(about).encode("utf-8", "replace"), digest_size=16).hexdigest()
-        return TrackRecord(name, self.task.id, self._person, pages, tuple(objects), reach, earlier, version)
+        whole = (name, self.task.id, self._person, pages, tuple(objects), reach, earlier, version)
+        return TrackRecord(*whole, project=self.task.project)
 
     @property
     def _person(self) -> str | None:

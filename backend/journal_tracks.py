@@ -26,6 +26,7 @@ class TrackRecord:
     pages:  the addresses of the task's pages; earlier: of those before them, which have numbers below 0
     version: of the model that was asked
     tries:  starts since the last new page
+    project: of the task in Label Studio
     """
 
     id: str
@@ -40,6 +41,7 @@ class TrackRecord:
     problem: str | None = None
     tries: int = 0
     made: float = 0.0
+    project: str = ""
 
 
 def record_rows(record: TrackRecord) -> list[Row]:
@@ -54,7 +56,8 @@ def record_rows(record: TrackRecord) -> list[Row]:
         objects.append({**named, "kept": sorted(one.kept), "known": known})
     reach = [record.reach.direction, record.reach.pages, record.reach.page, record.reach.earlier]
     pages = {"pages": record.pages, "earlier": record.earlier}
-    words = {"person": record.person, "version": record.version, **pages, "reach": reach, "objects": objects}
+    about = {"person": record.person, "version": record.version, "project": record.project}
+    words = {**about, **pages, "reach": reach, "objects": objects}
     values = (
         record.id,
         name_of(record.task_id),
@@ -126,4 +129,5 @@ def _records(rows: Iterable) -> Iterable[TrackRecord]:
             record = TrackRecord(row.id, task_id, words["person"], pages, objects, reach, earlier, words["version"])
         except BROKEN:
             continue
-        yield replace(record, state=row.state, problem=row.problem, tries=row.tries, made=row.made)
+        stands = {"state": row.state, "problem": row.problem, "tries": row.tries, "made": row.made}
+        yield replace(record, project=str(words.get("project", "")), **stands)  # older journals tell no project

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any
 from urllib.parse import urlencode
@@ -140,6 +141,20 @@ class LabelStudioApi:
     def change_task(self, task: int, data: Mapping[str, Any]) -> None:
         """Replaces the data of a task; its annotations stay."""
         self._call("PATCH", f"/api/tasks/{task}/", f"task {task}", {"data": dict(data)})
+
+    def task_meta(self, project: int, task: int) -> dict[str, Any]:
+        """What people and programs have noted about a task."""
+        tasks = self._tasks_from(project, task, task, 1, {"include": "id,meta"})
+        if not tasks:
+            raise NotThereError(f"Project {project} has no task {task} any more.")
+        meta = tasks[0].get("meta")
+        return meta if isinstance(meta, dict) else {}
+
+    def change_meta(self, task: int, meta: Mapping[str, Any]) -> None:
+        """Replaces what is noted about a task; its data and annotations stay."""
+        # The answer has all annotations of the task in it: one that is too long to be read says that it was done.
+        with suppress(TooLongError):
+            self._call("PATCH", f"/api/tasks/{task}/", f"task {task}", {"meta": dict(meta)})
 
     def webhooks(self, project: int) -> list[dict[str, Any]]:
         """The webhooks of a project."""

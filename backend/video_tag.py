@@ -23,6 +23,7 @@ from backend.errors import MediaError
 from backend.evidence import Work
 from backend.geometry import Box, corners_to_box, corners_to_mask, mask_to_box, percent_to_corners
 from backend.label_config import ControlTag, Label, LabelConfig, ObjectTag, task_value
+from backend.look_list import Suspect, worst_first
 from backend.prompts import Ask
 from backend.protocol import Task, TypedText
 from backend.remembered import PackedMask, Step
@@ -283,7 +284,9 @@ class _Request:
         left = self.services.settings.track_seconds - (time.monotonic() - self.begun)
         with stage("segment"):
             walk.go_on(left, lambda: self.services.admission.stopping)
-        if not walk.finished:
+        if walk.finished:
+            self._note_doubts(subjects, walk)
+        else:
             self.services.walks.put(key, walk)
         items: list[Item] = []
         for one in subjects:
@@ -347,6 +350,17 @@ class _Request:
         name = one.standing.from_name if one.standing is not None and one.standing.from_name else self.control.name
         place = {"id": one.id, "from_name": name, "to_name": self.tag.name, "type": "videorectangle"}
         return {**place, "value": value, **score}
+
+    def _note_doubts(self, subjects: Sequence[Subject], walk: BoxWalk) -> None:
+        """The frames to look at first, for the task's ``meta``."""
+        marked = []
+        for one in subjects:
+            for frame, score in walk.paths[one.id].scores.items():
+                number = int(np.searchsorted(self.frames.shown, frame)) + 1
+                if number not in one.fixed:
+                    marked.append(Suspect(number, one.id, one.label, round(1 - score, 4), True))
+        names = {one.id for one in subjects}
+        self.services.look_lists.note(self.task.project, self.task.id, names, worst_first(marked), "frame")
 
     def _about(self, subjects: Sequence[Subject], walk: BoxWalk) -> str:
         """The sentence about a walk, in Label Studio's numbers of frames less one, as pages are counted."""

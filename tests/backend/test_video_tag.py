@@ -155,6 +155,16 @@ def test_track_follows_a_rectangle_both_ways(desk, engine):
     assert "Object 1: tracked 20 frames." in sentences(entry)[0]
 
 
+def test_the_frames_to_look_at_are_noted_by_the_editors_numbers(desk, app, monkeypatch):
+    noted = []
+    monkeypatch.setattr(app.extensions["x2sam"].look_lists, "note", lambda *given: noted.append(given))
+    (item,) = regions(desk(typed("track"), on_screen=[rectangle(key(8, MINE))]))
+    ((_, task, names, marked, unit),) = noted
+    assert (task, names, unit) == ("5", {item["id"]}, "frame")
+    # The stand-in is less sure with every frame: of 20, a tenth is two, the farthest from frame 8.
+    assert [(one.page, one.object, one.seen) for one in marked] == [(20, "k3fJ2", True), (19, "k3fJ2", True)]
+
+
 @pytest.mark.parametrize(
     ("text", "frames"),
     [("track forward", range(8, 21)), ("track backward", range(1, 9)), ("track 5", range(8, 14))],

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import json
+import time
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -53,6 +56,20 @@ def sentence(items):
     return " ".join(item["value"]["text"][0] for item in items if item["type"] == "textarea")
 
 
+def noted(server, project, task):
+    """What the backend notes about a task in its ``meta``, soon after a track has ended."""
+    wanted = {"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": task}
+    query = json.dumps({"filters": {"conjunction": "and", "items": [wanted]}})
+    end = time.monotonic() + 30
+    while True:
+        path = f"/api/tasks?project={project}&review=true&include=id,meta&query={quote(query)}"
+        (found,) = server.api("GET", path)["tasks"]
+        if "x2sam" in (found["meta"] or {}):
+            return found["meta"]["x2sam"]
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def test_a_track_and_a_correction(workplace, config, task):
     server, (_, backend) = workplace.label_studio, workplace.project(config)
     prompt = click(*DISC, SIZE, "t-1", "Object 1", item_index=0, from_name="track_point")
@@ -63,6 +80,9 @@ def test_a_track_and_a_correction(workplace, config, task):
     items = masks(answer)
     assert set(items) == {0, 1, 2} and {item["type"] for item in answer} == {KINDS[config], "textarea"}
     assert [items[page]["id"].rsplit("-", 1)[1] for page in range(3)] == ["0000", "0001", "0002"]
+
+    (entry,) = noted(server, workplace.project(config)[0], task)["look_at"]
+    assert entry["page"] in (2, 3) and entry["label"] == "Object 1" and items[0]["id"].startswith(entry["object"])
 
     mine = pixels(items[2]).copy()
     mine[:120] = False
