@@ -44,6 +44,9 @@ def import_videos(
 ) -> None:
     """Makes tasks whose pages are frames of videos. Run again to go on after a stop: nothing is made twice.
 
+    Frames are counted from 0 in the order in which a player shows them, whatever their time stamps are; pictures that
+    the file's edit list leaves out have no number.
+
     Pages come from this backend at BACKEND_PUBLIC_URL, made when somebody looks at them; so `python -m backend serve`
     must run on this machine with the same X2SAM_STATE_DIR, and the video must stay where it is.
     """
@@ -63,6 +66,8 @@ def import_videos(
             failed.append(file.name)
             continue
         typer.echo(_sentence(done[-1], project))
+        if done[-1].missing:
+            errors.print(_ends_early(done[-1]), style="yellow", markup=False, highlight=False)
     if done and not upload:
         typer.echo(f"Browsers fetch the pages from {settings.public_url} (BACKEND_PUBLIC_URL).")
     if json_file is not None:
@@ -122,6 +127,13 @@ def _sentence(done: Imported, project: int) -> str:
     before = len(done.tasks) - done.created
     there = f", {before} were there" if before else ""
     return f"{done.video.name}: {done.pages} pages in project {project}, {done.created} tasks made{there}."
+
+
+def _ends_early(done: Imported) -> str:
+    return (
+        f"{done.video.name} ends early: its last {done.missing:.1f} s, which its header promises, are not there. All "
+        "frames before that are imported; get the whole file if the rest is needed."
+    )
 
 
 @contextmanager

@@ -38,12 +38,14 @@ _MOST_FRAMES = 500_000
 
 @dataclass(frozen=True, eq=False)
 class VideoFile:
-    """A video as it was when it was looked at: ``digest`` of its content, ``times`` float64 (T,) in seconds."""
+    """A video as it was when it was looked at: ``digest`` of its content, ``times`` float64 (T,) in seconds; of its
+    end ``missing`` seconds, which its header promises, can't be read."""
 
     address: str
     digest: str
     times: np.ndarray
     size: Size
+    missing: float = 0.0
 
 
 @dataclass
@@ -78,7 +80,7 @@ class VideoFiles:
         entry = self._entry(digest)
         with entry.lock, stage("decode"):
             reader = self._reader(entry, address, digest)
-            return VideoFile(address, digest, reader.times, reader.size)
+            return VideoFile(address, digest, reader.times, reader.size, reader.missing)
 
     def frame(self, video: VideoFile, number: int) -> np.ndarray:
         """A frame of a video, counted from 0: uint8 (H, W, 3).

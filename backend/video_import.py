@@ -51,12 +51,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Imported:
-    """What there is now: ``tasks`` are ids in order of time, ``created`` of them new."""
+    """What there is now: ``tasks`` are ids in order of time, ``created`` of them new. ``missing`` are seconds at the
+    end that the file's header promises and that can't be read."""
 
     video: Video
     pages: int
     tasks: list[int]
     created: int
+    missing: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         height, width = self.video.size
@@ -70,6 +72,7 @@ class Imported:
             "pages": self.pages,
             "tasks": self.tasks,
             "created": self.created,
+            "missing_seconds": round(self.missing, 3),
         }
 
 
@@ -104,6 +107,7 @@ class Importer:
             known = self._known(wanted.project, video)
             missing = [clip for clip in clips if identity(video, clip, wanted.fps) not in known]
             self._report("tasks", len(clips) - len(missing), len(clips))
+            missing_seconds = reader.missing
             pages = self._uploaded(reader, video, wanted) if wanted.upload else self._served(video, wanted)
             # Uploads are big: each task is made as soon as its own pages are there.
             size = 1 if wanted.upload else _TASKS_PER_REQUEST
@@ -113,7 +117,7 @@ class Importer:
                 known |= {identity_of(entry): task for entry, task in zip(data, ids, strict=True)}
                 self._report("tasks", sum(identity(video, clip, wanted.fps) in known for clip in clips), len(clips))
         tasks = [known[identity(video, clip, wanted.fps)] for clip in clips]
-        return Imported(video, sum(len(clip.frames) for clip in clips), tasks, len(missing))
+        return Imported(video, sum(len(clip.frames) for clip in clips), tasks, len(missing), missing_seconds)
 
     def _pages_key(self, project: int) -> str:
         """The entry of a task's data where the project looks for pages."""

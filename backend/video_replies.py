@@ -53,6 +53,11 @@ def about_frames(objects: Sequence[Carriage], done: int, total: int, finished: b
     return " ".join(parts)
 
 
+def ends_early(missing: float) -> str:
+    """What to tell where the last seconds of a video are not there; empty where they are."""
+    return f"The file ends early: its last {missing:.1f} s can't be read." if missing else ""
+
+
 def frame_ranges(frames: Iterable[int]) -> str:
     """``frame 4``, or ``frames 1-3, 7 and 9-12``, from numbers that are counted from 0."""
     return page_ranges(frames).replace("page", "frame", 1)

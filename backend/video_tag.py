@@ -372,7 +372,8 @@ class _Request:
             gone = [number for number in numbers.tolist() if number + 1 not in one.hidden]
             scores = [(score, int(np.searchsorted(self.frames.shown, at))) for at, score in path.scores.items()]
             told.append(Carriage(one.label, gone, [pair for pair in scores if pair[1] + 1 not in one.fixed]))
-        return video_replies.about_frames(told, walk.done, walk.total, walk.finished, walk.problem)
+        about = video_replies.about_frames(told, walk.done, walk.total, walk.finished, walk.problem)
+        return f"{about} {video_replies.ends_early(self.frames.video.missing)}".strip()
 
     def _told(self, sentence: str) -> Answer:
         return only_words(self.config, self.tag, sentence)

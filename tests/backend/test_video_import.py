@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from label_studio_standin import PAGES, TOKEN, LabelStudioStandIn, personal_token
 from typer.testing import CliRunner
-from video_clips import number_in, write_clip
+from video_clips import number_in, write_clip, write_cut_clip
 
 from backend.cli import app
 from backend.errors import SettingsError
@@ -168,6 +168,18 @@ def test_several_files_and_a_broken_one(video, label_studio, clip, tmp_path):
     assert "broken.mp4: broken.mp4 can't be read as a video" in told.replace("\n", " ")
     assert len(label_studio.tasks()) == 2
     assert json.loads((tmp_path / "o").read_text())["failed"] == ["broken.mp4"]
+
+
+def test_a_video_that_ends_early(video, label_studio, tmp_path):
+    cut = write_cut_clip(tmp_path / "cut.mp4")
+    told = video("import", cut, "--project", 1, "--json", tmp_path / "o")
+    (entry,) = json.loads((tmp_path / "o").read_text())["videos"]
+    assert 0 < entry["pages"] < 60
+    assert entry["missing_seconds"] == pytest.approx(6 - entry["pages"] / 10, abs=1e-3), "ten frames a second"
+    assert f"cut.mp4 ends early: its last {entry['missing_seconds']:.1f} s" in " ".join(told.split())
+    frames = VideoFrames.of(Settings.from_environment())
+    numbers = [number_in(frames.read(*frames.find(a))) for task in label_studio.tasks() for a in task["data"]["frames"]]
+    assert numbers == list(range(entry["pages"])), "everything before it is there"
 
 
 def test_uploads(video, label_studio, clip):

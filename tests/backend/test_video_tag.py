@@ -13,7 +13,7 @@ from fake_engine import STEP, FakeSession
 from label_studio_sdk.label_interface import LabelInterface
 from prompting import IDS, draft
 from reading import regions, sentences
-from video_clips import HEIGHT, WIDTH, write_clip
+from video_clips import HEIGHT, WIDTH, write_clip, write_cut_clip
 
 from backend import replies, video_tag
 from backend.app import close_app, create_app
@@ -365,6 +365,12 @@ def test_a_frame_that_can_not_be_decoded(desk, engine):
 
 
 # what is wrong
+
+
+def test_a_file_that_ends_early(desk, pictures, tmp_path):
+    pictures.files["clip.mp4"] = write_cut_clip(tmp_path / "cut.mp4").read_bytes()
+    told = sentences(desk(typed("track"), on_screen=[rectangle(key(8, MINE))]))[0]
+    assert "Object 1: tracked" in told and re.search(r"The file ends early: its last \d\.\d s can't be read\.", told)
 
 
 def test_nothing_to_follow(desk):

@@ -14,10 +14,11 @@ HEIGHT, WIDTH = 64, 160
 
 
 def write_clip(
-    path: Path, count: int = 20, rate: int = 10, stamps: Sequence[int] | None = None, shift: int = 0
+    path: Path, count: int = 20, rate: int = 10, stamps: Sequence[int] | None = None, shift: int = 0, **options: str
 ) -> Path:
-    """H.264 with B-frames; frame i shows i + ``shift`` in eight big cells. ``stamps`` in steps of 1 / rate."""
-    with av.open(str(path), "w") as out:
+    """H.264 with B-frames; frame i shows i + ``shift`` in eight big cells. ``stamps`` in steps of 1 / rate; ``options``
+    are the container's."""
+    with av.open(str(path), "w", options=options) as out:
         stream = out.add_stream("libx264", rate=rate, options={"bf": "2", "g": "8", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for i in range(count):
@@ -29,6 +30,14 @@ def write_clip(
             frame.pts = i if stamps is None else stamps[i]
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
+    return path
+
+
+def write_cut_clip(path: Path, count: int = 60) -> Path:
+    """A file whose header is whole, and of whose pictures the last part is missing."""
+    write_clip(path, count, movflags="faststart")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 8 // 10])
     return path
 
 

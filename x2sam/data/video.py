@@ -23,6 +23,9 @@ from x2sam.errors import FramesError
 CACHE_BYTES = 128 * 2**20
 
 
+_ROUNDED, _ROUNDED_SHARE = 2.5, 0.01  # frames, and share of the whole, by which headers are off
+
+
 class VideoReader:
     """A lazy sequence of frames, each uint8 (H, W, 3) RGB.
 
@@ -116,6 +119,18 @@ class VideoReader:
         stamps = np.array(self._index.stamps, np.float64)
         return (stamps - stamps[0]) * float(self._stream.time_base)
 
+    @property
+    def missing(self) -> float:
+        """Seconds that the file's header promises and that can't be read: more than 0 where it was cut off.
+
+        Of a file that promises nothing (a transport stream, sound that is longer than the pictures) it is 0.
+        """
+        promised = _promised(self._container, self._stream)
+        times = self.times
+        last = np.diff(times)[-1:].sum() or 1 / self.fps
+        short = promised - float(times[-1] + last)
+        return short if short > max(_ROUNDED / self.fps, _ROUNDED_SHARE * promised) else 0.0
+
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         try:
             container = av.open(str(self.path))
@@ -203,3 +218,12 @@ class VideoReader:
         self._cache[number] = image
         while len(self._cache) > self._capacity:
             self._cache.popitem(last=False)
+
+
+def _promised(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """How long the pictures last by the header, in seconds; 0 where it does not tell."""
+    counted = float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else 0.0
+    if stream.duration:
+        return max(float(stream.duration * stream.time_base), counted)
+    alone = len(container.streams) == 1  # else it may be the sound that lasts so long
+    return max(container.duration / av.time_base if container.duration and alone else 0.0, counted)

@@ -173,6 +173,20 @@ def test_a_file_that_was_cut_off_gives_what_is_there(tmp_path):
     assert [number_of(f) for f in video][: len(video) - 2] == list(range(len(video) - 2))
 
 
+def test_a_whole_file_misses_nothing(clip):
+    with VideoReader(clip) as video:
+        assert video.missing == 0
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi"])
+def test_seconds_that_the_header_promises_are_missed(tmp_path, name):
+    path = write(tmp_path / name, count=60, g=5, movflags="faststart", **({"bf": 0} if name == "cut.avi" else {}))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
+    with VideoReader(path) as video:
+        assert 1 <= len(video) < 57
+        assert video.missing == pytest.approx((60 - len(video)) / 24, abs=2e-3)
+
+
 def test_unreadable_files_say_so(tmp_path):
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "empty.mp4").write_bytes(b"")

@@ -108,6 +108,7 @@ def test_rates_and_times(name):
         assert video.times[0] == 0
         assert video.times[-1] == pytest.approx(probe["last_pts"] - probe["first_pts"], abs=1e-3)
         assert (np.diff(video.times) > 0).all()
+        assert video.missing == 0
 
 
 def test_uneven_times_are_kept():
