@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.journal import Journal, Row
-from backend.protocol import Json, objects_in
+from backend.protocol import Json, objects_in, whole_text
 
 log = logging.getLogger(__name__)
 
@@ -130,12 +130,20 @@ def _event(project: str, action: str, data: Json, made: float) -> tuple[Event, b
     who = kept.get("completed_by")
     if isinstance(who, dict):  # with a name and an address in it
         kept["completed_by"] = who.get("id")
-    packed = zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1)
-    if len(packed) > MOST_BYTES:
-        kept = {name: value for name, value in kept.items() if name != "result"} | {"cut": True}
-        packed = zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1)
+    packed = _packed(kept)
+    if packed is None:
+        packed = _packed({name: value for name, value in kept.items() if name != "result"} | {"cut": True})
     event = Event(0, project, action, _id(task), _id(annotation.get("id")), changed_masks(annotation), made)
-    return event, packed if len(packed) <= MOST_BYTES else b""
+    return event, packed or b""
+
+
+def _packed(kept: Json) -> bytes | None:
+    """None where it is too much, or nested deeper than anything that Label Studio makes."""
+    try:
+        packed = zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1)
+    except RecursionError:
+        return None
+    return packed if len(packed) <= MOST_BYTES else None
 
 
 def changed_masks(annotation: Json) -> int:
@@ -143,7 +151,7 @@ def changed_masks(annotation: Json) -> int:
     if annotation.get("was_cancelled"):
         return 0
     regions = objects_in(annotation.get("result"))
-    return len({_id(one.get("id")) for one in regions if one.get("type") in _MASKED and _touched(one)})
+    return len({_id(one.get("id")) for one in regions if _id(one.get("type")) in _MASKED and _touched(one)})
 
 
 def _touched(region: Json) -> bool:
@@ -151,7 +159,7 @@ def _touched(region: Json) -> bool:
 
 
 def _id(value: Any) -> str:
-    return str(value)[:64] if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return whole_text(str(value)[:64]) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _read(row: Any) -> Event:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 
 from backend.journal_codec import BROKEN, name_of, pack_step, parts_of, unpack_step
 from backend.journal_file import JournalError, JournalFile
+from backend.protocol import whole_text
 from backend.remembered import STEPS, Step
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ _EVICTED: Sequence[tuple[str, str]] = (
     ("SELECT id FROM track WHERE state != 'running' ORDER BY changed LIMIT ?", "DELETE FROM track WHERE id = ?"),
     ("SELECT id FROM step ORDER BY made LIMIT ?", "DELETE FROM step WHERE id = ?"),
 )
+
+
+def _storable(value: Any) -> Any:
+    """One value that SQLite refuses would keep back all that is owed beside it."""
+    return whole_text(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class Journal:
         """Takes note of changes; they are written by :meth:`flush`."""
         if self._closed:
             return
+        rows = [replace(row, values=tuple(map(_storable, row.values))) for row in rows]
         with self._lock:
             self._owed.extend(rows)
             self._owed_bytes += sum(row.nbytes for row in rows)

@@ -133,7 +133,12 @@ def project_id(value: Any) -> str:
     """Label Studio writes ``"<id>.<unix time of creation>"``; the id is the part before the dot."""
     if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
-    return str(value).split(".", 1)[0]
+    return whole_text(str(value).split(".", 1)[0])
+
+
+def whole_text(text: str) -> str:
+    """A text that can be stored and sent: JSON can hold halves of characters, which no file and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def parse_task(raw: Any) -> Task:
@@ -224,9 +229,7 @@ def _typed_text(item: Json, value: Json) -> Iterator[TypedText]:
         raise BadRequestError("The 'text' of a TextArea must be a list of texts.")
     written = [entry.strip() for entry in entries if entry.strip()]
     if written:
-        # JSON can hold halves of characters, which no tokenizer takes
-        text = written[-1].encode("utf-8", "replace").decode("utf-8")
-        yield TypedText(**_place(item), text=text)
+        yield TypedText(**_place(item), text=whole_text(written[-1]))
 
 
 def _place(item: Json) -> dict[str, Any]:
@@ -291,7 +294,7 @@ def _config(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    return str(value) if isinstance(value, str | int) else ""
+    return whole_text(str(value)) if isinstance(value, str | int) else ""
 
 
 def _number(source: Json, name: str, default: float | None = None) -> float:

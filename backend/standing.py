@@ -26,7 +26,7 @@ SAME = 0.7
 _OPAQUE = 128
 _DAMAGED = (
     *(RunLengthError, KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error),
-    *(OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError, RecursionError),
 )
 
 

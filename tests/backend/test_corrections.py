@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prompting import Asker, box, click, draft, edited, last, object_of, only, typed
+from prompting import SIZE, Asker, box, click, draft, edited, last, object_of, only, typed
 from reading import pixels, regions
 
+from backend.evidence import StandingRegion
 from backend.label_config import ControlTag
+from backend.remembered import Remembered
 from backend.results import Place, region_items
+from backend.standing import standing_mask
 from x2sam.structures import Mask
 
 
@@ -197,6 +200,14 @@ def test_damaged_and_foreign_masks_in_a_draft_are_no_evidence(ask, engine):
             assert len(last(engine).points) == 1
     foreign = first | {"id": "xYz123"}
     assert object_of(only(ask(click(31, 50), drafts=[draft(foreign)]))) != object_of(first)
+
+
+def test_an_outline_nested_beyond_reason_is_no_evidence():
+    points = []
+    for _ in range(5000):
+        points = [points]
+    part = StandingRegion("obj0123456789", 0, "Object", "polygon", SIZE, {"points": points})
+    assert standing_mask([part], SIZE, Remembered()) is None
 
 
 def test_an_untouched_prediction_is_corrected_where_it_is_clicked(ask, engine):

@@ -58,6 +58,26 @@ def test_a_webhook_is_in_the_journal_when_it_is_answered(client, captured, setti
     assert b"invitation" not in files and b"person@example.com" not in files
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"project": {"id": "\ud83d"}},
+        {"annotation": {"id": "\ud83d", "task": "\udc00", "result": [{"id": "\ud83d", "value": {"text": ["\ud83d"]}}]}},
+        {"annotation": {"id": 1, "task": 3, "result": [{"id": 1, "type": [1], "origin": {}}, {"id": 2, "type": {}}]}},
+        {"annotation": {"id": 1, "task": 3, "result": "DEEP"}},
+        {"annotation": {"id": 1, "task": 3, "lead_time": "DEEP", "result": []}},
+    ],
+)
+def test_an_event_that_no_label_studio_sends_keeps_nothing_back(client, captured, settings, tmp_path, changes):
+    """What can't be written would be tried again with everything that comes after it."""
+    body = json.dumps(captured("webhook_annotation_created") | changes).encode()
+    body = body.replace(b'"DEEP"', b"[" * 1000 + b"]" * 1000)
+    assert client.post("/webhook", data=body, content_type="application/json").status_code == 201
+    assert client.post("/webhook", json=captured("webhook_start_training")).status_code == 201
+    with reading(tmp_path / "state") as database:
+        assert len(read_events(database.exec_driver_sql, actions=(CREATED, TRAIN))) == 2
+
+
 def test_events_come_in_order_until_they_are_done(journals):
     now = time.time()
     log = EventLog(journals(), clock=lambda: now)
