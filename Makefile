@@ -1,4 +1,4 @@
-# make setup | demo | test | guide | check | bench | clean
+# make setup | demo | test | guide | check | rehearse | bench | clean
 #
 # Every target makes the environments that it needs first. Another interpreter: make PYTHON=/path/to/python3.12
 
@@ -9,7 +9,7 @@ PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
 endif
 RUN := .venv/bin/python
 
-.PHONY: help setup demo test guide check bench clean distclean
+.PHONY: help setup demo test guide check rehearse bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,7 +17,8 @@ help:
 	@echo "make demo    Label Studio with sample pictures and the ML backend; Ctrl-C stops it"
 	@echo "make test    all tests, with a real Label Studio in a real browser"
 	@echo "make guide   the pictures of the annotator's guide, taken anew"
-	@echo "make check   ruff"
+	@echo "make check   ruff, the linters of docker/, advisories about installed packages"
+	@echo "make rehearse   the steps of docker/Dockerfile, and what comes out of it, without a container engine"
 	@echo "make bench   times of nano on this machine"
 	@echo "make clean   remove caches and var/; make distclean: the environments too"
 
@@ -34,6 +35,14 @@ guide: .venv/installed .venv-ls/installed .venv/chromium
 
 check: .venv/installed
 	$(RUN) -m ruff check .
+	.venv/bin/hadolint docker/*Dockerfile
+	.venv/bin/compose-lint --fail-on high docker/docker-compose.yml
+	$(RUN) scripts/audit.py
+
+# Where pip is told of a folder with wheels, PyTorch is taken from there. Exit code 2: this machine does not allow it.
+rehearse: .venv/installed
+	$(RUN) docker/rehearse.py docker/Dockerfile --target cpu --serve --env X2SAM_ALLOW_OPEN=1 --env X2SAM_MODEL=nano \
+		--env PORT=19490 $(if $(PIP_FIND_LINKS),--build-arg TORCH_INDEX=) || [ $$? = 2 ]
 
 bench: .venv/installed
 	@mkdir -p var

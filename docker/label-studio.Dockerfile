@@ -1,17 +1,25 @@
 # Label Studio at the version that the tests run against, from the package index.
-FROM python:3.11-slim
+ARG BASE=python:3.11-slim-bookworm
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+FROM ${BASE} AS packages
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
 COPY requirements-label-studio.txt .
-RUN pip install -r requirements-label-studio.txt
+RUN python3 -m venv --without-pip /opt/label-studio && \
+    pip --python /opt/label-studio/bin/python install -r requirements-label-studio.txt
 
-RUN useradd --create-home label-studio && mkdir /data && chown label-studio /data
-USER label-studio
+FROM ${BASE} AS label-studio
+RUN ! command -v cc && ! command -v gcc && ! command -v clang
+RUN useradd --uid 10002 --user-group --create-home label-studio && \
+    install --directory --owner=label-studio --group=label-studio /data
+COPY --from=packages /opt/label-studio /opt/label-studio
+# The root file system is read-only when this runs: all that is written goes to /data and /tmp.
+ENV PATH=/opt/label-studio/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    LABEL_STUDIO_BASE_DATA_DIR=/data LABEL_STUDIO_COLLECT_ANALYTICS=false LABEL_STUDIO_LATEST_VERSION_CHECK=false
 WORKDIR /data
-ENV LABEL_STUDIO_BASE_DATA_DIR=/data
-VOLUME /data
-
+USER 10002:10002
+VOLUME ["/data"]
 EXPOSE 8080
 HEALTHCHECK --interval=15s --timeout=6s --start-period=180s \
-    CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=5)"
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/health', timeout=5)"]
 CMD ["label-studio", "start", "--no-browser", "--internal-host", "0.0.0.0", "--port", "8080", "--enable-legacy-api-token"]
