@@ -108,6 +108,9 @@ class _EngineCollector:
         yield GaugeMetricFamily("x2sam_device_step_seconds", "Age of the running step", value=vitals.running or 0.0)
         yield GaugeMetricFamily("x2sam_device_responsive", "1 unless a step is stuck", value=float(vitals.responsive))
         yield CounterMetricFamily("x2sam_device_restarts", "Replaced device threads", value=vitals.restarts)
+        yield CounterMetricFamily(
+            "x2sam_device_shortages", "Times that memory ran out and caches were emptied", value=vitals.shortages
+        )
 
 
 class _Total:

@@ -33,6 +33,10 @@ class DeviceError(X2SAMError):
     """The device is not there, or the thread that owns it broke during the work or does not come back from it."""
 
 
+class DeviceMemoryError(DeviceError):
+    """The device's memory is too small for the work, also with its caches emptied."""
+
+
 class TrainingError(X2SAMError):
     """A training step can't be taken: wrong targets, values that are not finite, or settings that name nothing."""
 

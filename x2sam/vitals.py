@@ -18,10 +18,12 @@ class QueueVitals:
 class EngineVitals:
     """``queues`` by class of work; ``running``: seconds that the present job has taken, None when the device is idle;
     ``responsive``: no job has taken longer than the limit; ``restarts``: how often the device's thread was replaced;
-    ``memory``: bytes of the device by kind, empty where it shares the machine's."""
+    ``memory``: bytes of the device by kind, empty where it shares the machine's; ``shortages``: how often there was too
+    little of it, so that caches were emptied."""
 
     queues: Mapping[str, QueueVitals] = field(default_factory=dict)
     running: float | None = None
     responsive: bool = True
     restarts: int = 0
     memory: Mapping[str, int] = field(default_factory=dict)
+    shortages: int = 0

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import logging
 import uuid
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 
 from x2sam.data.tokenizer import load_tokenizer
-from x2sam.errors import WeightsError
+from x2sam.errors import DeviceMemoryError, WeightsError
 from x2sam.inference.feature_cache import FeatureCache, FeatureCounts
 from x2sam.inference.feature_store import FeatureStore
 from x2sam.inference.frames import FrameSource, open_frames
@@ -32,6 +34,10 @@ from x2sam.placement import find_device, find_model
 from x2sam.vitals import EngineVitals
 
 DIGESTED_BYTES = 256 * 2**20
+LEAST_CACHE = 64 * 2**20
+"""Bytes of features that are kept however often memory ran out: those of the picture that is worked on."""
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -57,6 +63,7 @@ class Engine:
             new_cache = self.interpreter.language.new_cache
             self.store = FeatureStore(store, store_bytes, numbers, self.device, new_cache)
         self.cache = FeatureCache(cache_bytes, self.store)
+        self._shortages = 0
         self.scheduler = Scheduler(waiting, timeout, hang)
 
     @classmethod
@@ -99,14 +106,50 @@ class Engine:
     @property
     def vitals(self) -> EngineVitals:
         """What waits and runs, and the device's memory; answered at once, also while the device works."""
-        return replace(self.scheduler.vitals(), memory=memory_of(self.interpreter.device))
+        memory = memory_of(self.interpreter.device)
+        return replace(self.scheduler.vitals(), memory=memory, shortages=self._shortages)
 
     def run(
         self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | Turn | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None, again: bool = True,
     ) -> Any:  # fmt: skip
-        """The job's result, computed without gradients on the device's thread."""
-        return self.scheduler.run(torch.inference_mode()(job), priority, replaces, timeout)
+        """The job's result, computed without gradients on the device's thread; see :meth:`with_room`."""
+        return self.scheduler.run(
+            torch.inference_mode()(lambda: self.with_room(job, again)), priority, replaces, timeout
+        )
+
+    def with_room(self, job: Callable[[], Any], again: bool = True) -> Any:
+        """The job's result. Where memory does not suffice, caches are emptied and it is run once more; ``again`` false:
+        it is not, since it changed something on its way. To be called on the device's thread.
+
+        Raises DeviceMemoryError when that did not help.
+        """
+        try:
+            return job()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # here, and not in the handler: the error holds on to all tensors of what failed
+        self._make_room()
+        if again:
+            try:
+                return job()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            self._make_room()
+        raise DeviceMemoryError(
+            "the device has too little memory for this, also with its caches emptied; try again when less runs at "
+            "once, or use a smaller picture, fewer objects at once, or a device with more memory"
+        )
+
+    def _make_room(self) -> None:
+        self._shortages += 1
+        self.cache.shrink(LEAST_CACHE)
+        gc.collect()
+        if self.interpreter.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("the device's memory ran out; features of pictures take %d MB at most now", self.cache.budget >> 20)
 
     def close(self) -> None:
         self.scheduler.close()
@@ -118,6 +161,11 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of a GPU or of the machine; for the latter PyTorch has no class of its own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def memory_of(device: torch.device) -> dict[str, int]:

@@ -98,6 +98,13 @@ class FeatureCache:
             for key in [k for k in self._items if isinstance(k, tuple) and k[0] == media]:
                 self._remove(key)
 
+    def shrink(self, least: int) -> None:
+        """Drops everything and halves the budget, though not below ``least`` bytes: memory is smaller than thought."""
+        with self._lock:
+            self.budget = min(self.budget, max(self.budget // 2, least))
+            self._items.clear()
+            self.used = 0
+
     @property
     def counts(self) -> FeatureCounts:
         stored = 0 if self.shelf is None else self.shelf.used

@@ -28,6 +28,7 @@ from x2sam.inference.refine import snap_for
 from x2sam.inference.scheduler import Priority, Turn
 from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
 from x2sam.inference.worded import answer_on, read_words
+from x2sam.model.x2sam import FrameFeatures
 from x2sam.structures import FrameMasks, Mask, Prompt
 
 if TYPE_CHECKING:
@@ -315,16 +316,21 @@ class Session:
     ) -> Stop:  # fmt: skip
         """The next frame of a track, between other requests; ``first``: nothing came before it."""
         with self.looking.hold([frame]):
-            return self.engine.run(lambda: self._advance(track, frame, first), priority, replaces)
+            # not once more as a whole: a track that was half advanced would be advanced twice
+            return self.engine.run(lambda: self._advance(track, frame, first), priority, replaces, again=False)
 
     def _advance(self, track: ObjectTrack, frame: int, first: bool) -> Stop:
         looking = self.looking
-        if not first:
-            features = plain = looking.later_features(frame)
-        else:
-            features = looking.features(frame)
+
+        def look() -> tuple[FrameFeatures, FrameFeatures | None]:
+            if not first:
+                features = looking.later_features(frame)
+                return features, features
             # the same frame as later ones look, for what is compared between frames
-            plain = looking.model.decode_pixels(looking.encoded(frame), first=False) if track.followers else None
+            later = looking.model.decode_pixels(looking.encoded(frame), first=False) if track.followers else None
+            return looking.features(frame), later
+
+        features, plain = self.engine.with_room(look)
         sizes = self.looking.sizes(frame)
         found = track.advance(features, sizes, frame, self.looking.picture(frame), plain)
         return Stop(frame, found, track.probabilities(), sizes.original, dict(track.ratings))
