@@ -20,7 +20,7 @@ from backend.errors import BackendError  # noqa: E402
 from backend.model import X2SAMModel  # noqa: E402
 from backend.settings import Settings  # noqa: E402
 from backend.starting import check_device, check_start  # noqa: E402
-from backend.wsgi import load_engine  # noqa: E402
+from backend.wsgi import load_engine, loader_for  # noqa: E402
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     except BackendError as error:
         parser.error(str(error))
     logs.configure(settings.logging_level, settings.log_format)
-    services = create_services(settings, lambda: load_engine(settings))
+    services = create_services(settings, lambda: load_engine(settings), loader_for(settings))
     app = init_app(X2SAMModel.bound_to(services), settings.basic_auth_user, settings.basic_auth_pass)
     app.run(host=arguments.host, port=arguments.port, threaded=True)
 

@@ -18,12 +18,14 @@ from backend.engines import BATCH_PRIORITY, EngineLoader, Session
 from backend.errors import LabelConfigError
 from backend.events import EventLog
 from backend.frames import DecodedPictures, TaskFrames, addresses_of
+from backend.hot_swap import HotSwap
 from backend.journal import Journal
 from backend.label_config import ControlTag, LabelConfig, ObjectTag, task_value
 from backend.logs import note
 from backend.look_list import LookLists
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
+from backend.model_versions import ModelVersions
 from backend.prompts import Ask
 from backend.protocol import Context, Task
 from backend.remembered import Remembered
@@ -58,6 +60,8 @@ class Services:
     journal: Journal
     events: EventLog
     tracks: Tracks
+    versions: ModelVersions
+    swap: HotSwap | None = None
     turns: Turns = field(default_factory=Turns)
     remembered: Remembered = field(default_factory=Remembered)
     seen_tasks: SeenTasks = field(default_factory=SeenTasks)
@@ -204,7 +208,7 @@ def segment(
     def open_session() -> Session:
         return engine.open(frames, key=key)
 
-    with services.sessions.use(key, open_session) as session, stage("segment"):
+    with services.sessions.use((engine.version, key), open_session) as session, stage("segment"):
         answers = [_ask(session, ask, priority, turn) for ask in asks]
     return [(words, [mask for mask in masks if mask.mask.any()]) for words, masks in answers]
 

@@ -16,12 +16,14 @@ from backend.engines import EngineLoader, EngineProvider
 from backend.events import EventLog
 from backend.file_cache import FileCache
 from backend.frames import DecodedPictures, TaskFrames
+from backend.hot_swap import HotSwap, VersionLoader
 from backend.journal import Journal
 from backend.label_studio_api import LabelStudioApi
 from backend.look_list import LookLists
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
 from backend.model import X2SAMModel
+from backend.model_versions import ModelVersions
 from backend.next_tasks import NextTasks
 from backend.readiness import DiskCheck
 from backend.remembered import Remembered
@@ -31,6 +33,7 @@ from backend.settings import Settings
 from backend.starting import check_folders
 from backend.video_files import VideoFiles
 from backend.video_routes import blueprint as videos
+from backend.video_walk import PausedWalks
 from backend.warming import Warmer, frames_by
 from backend.webhooks import WebhookKeeper
 
@@ -38,12 +41,24 @@ _TRACKS_SECONDS = 3.0  # for the frame that each track is at
 _NOTES_SECONDS = 2.0  # for what is to be written into tasks
 
 
-def create_services(settings: Settings, engine_provider: EngineProvider) -> Services:
-    """Everything that outlives a request; the engine starts to load in a thread of its own."""
+def create_services(
+    settings: Settings, engine_provider: EngineProvider, loader: VersionLoader | None = None
+) -> Services:  # fmt: skip
+    """Everything that outlives a request; the engine starts to load in a thread of its own. With a ``loader`` versions
+    that were learned from corrections serve."""
     folder = Path(settings.media_cache_dir).expanduser()
     check_folders(settings)
     cache = FileCache(folder, settings.media_cache_bytes, settings.media_cache_seconds)
-    engines, metrics = EngineLoader(engine_provider), Metrics()
+    metrics = Metrics()
+    versions = ModelVersions(models_folder(settings), settings.versions)
+    sessions, walks = SessionRegistry(settings.max_sessions, settings.session_seconds), PausedWalks()
+
+    def replaced(version: str) -> None:
+        sessions.drop_other_versions(version)
+        walks.give_up_others(version)
+
+    engines = EngineLoader(engine_provider if loader is None else lambda: swap.first())
+    swap = HotSwap(engines, versions, loader, replaced) if loader is not None else None
     fetcher, decoded = MediaFetcher(settings, cache), DecodedPictures(settings.decoded_bytes)
     frames_of = frames_by(settings, fetcher, decoded)
     journal = _journal(settings)
@@ -55,7 +70,10 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     services = Services(
         settings=settings,
         engines=engines,
-        sessions=SessionRegistry(settings.max_sessions, settings.session_seconds),
+        sessions=sessions,
+        walks=walks,
+        versions=versions,
+        swap=swap,
         fetcher=fetcher,
         decoded=decoded,
         metrics=metrics,
@@ -72,6 +90,7 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     )
     watch = services.metrics.watch
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")
+    watch("x2sam_engines_retiring", "Engines that were replaced and are still used", lambda: engines.retiring)
     watch("x2sam_sessions", "Open pictures and clips", lambda: len(services.sessions))
     watch("x2sam_media_cache_bytes", "Size of the file cache", lambda: cache.total_bytes)
     watch("x2sam_frames_bytes", "Size of the pages of videos kept on disk", lambda: services.fetcher.videos.total_bytes)
@@ -86,8 +105,15 @@ def create_services(settings: Settings, engine_provider: EngineProvider) -> Serv
     watch("x2sam_requests_running", "Requests for predictions that are worked on", lambda: services.admission.running)
     services.remembered.restore()
     services.engines.start()
+    if swap is not None:
+        swap.start()
     services.tracks.resume()
     return services
+
+
+def models_folder(settings: Settings) -> Path:
+    """Where versions of the model are that were learned from corrections."""
+    return Path(settings.state_dir).expanduser() / "models"
 
 
 def _journal(settings: Settings) -> Journal:
@@ -111,9 +137,10 @@ def _watch_features(services: Services) -> None:
     watch("x2sam_feature_stored_bytes", "Size of the features of pictures on disk", read("stored"))
 
 
-def create_app(settings: Settings, engine_provider: EngineProvider) -> Flask:
-    """The web application. ``engine_provider()`` returns a loaded engine and is called once, in a thread."""
-    services = create_services(settings, engine_provider)
+def create_app(settings: Settings, engine_provider: EngineProvider, loader: VersionLoader | None = None) -> Flask:
+    """The web application. ``engine_provider()`` returns a loaded engine and is called once, in a thread; ``loader``
+    loads the versions that were learned since."""
+    services = create_services(settings, engine_provider, loader)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.json.sort_keys = False
@@ -147,6 +174,8 @@ def close_app(app: Flask) -> None:
 
 def close_services(services: Services) -> None:
     """Closes sessions and the engine; tracks that run are left to the next start."""
+    if services.swap is not None:
+        services.swap.close()
     services.warmer.close()
     services.tracks.close(_TRACKS_SECONDS)
     services.look_lists.close(_NOTES_SECONDS)

@@ -12,6 +12,7 @@ from backend.doctor_command import doctor
 from backend.errors import EXPECTED
 from backend.export_command import export_masks
 from backend.import_command import import_masks
+from backend.models_command import app as models_app
 from backend.probe import ask_ready
 from backend.settings import Settings, settings_help, unknown_settings
 from backend.starting import check_start
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 app.add_typer(video_app, name="video")
+app.add_typer(models_app, name="models")
 
 
 @app.callback()

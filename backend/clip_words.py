@@ -21,7 +21,7 @@ from backend.prompts import Ask, text_name
 from backend.protocol import TypedText
 from backend.remembered import PackedMask
 from backend.standing import SAME, overlap
-from backend.tracking import Reach
+from backend.tracking import Reach, session_opener
 from backend.words import category_names, label_for
 from x2sam.data.tasks import task_of
 from x2sam.errors import CancelledError
@@ -75,7 +75,8 @@ def session_on(services: Services, frames: TaskFrames) -> Iterator[Session]:
     engine = services.engines.wait(services.settings.load_wait)
     key = frames.key
     note(session=key[:12])
-    with services.sessions.use(key, lambda: engine.open(frames, key=key)) as session, stage("segment"):
+    opener = session_opener(engine, frames, key)
+    with services.sessions.use((engine.version, key), opener) as session, stage("segment"):
         yield session
 
 

@@ -5,8 +5,12 @@ The engine itself is made by the entry points and handed in as a function; nothi
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
@@ -95,16 +99,55 @@ class Engine(Protocol):
 
 
 EngineProvider = Callable[[], Engine]
+_LOOK_SECONDS = 0.5  # between two looks whether an engine that was replaced is still used
+
+
+class Serving:
+    """An engine in service. Whoever holds it may open sessions; it is let go of when nobody does any more."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self.name, self.version, self.device = engine.name, engine.version, engine.device
+
+    @property
+    def features(self) -> FeatureCounts:
+        return self._engine.features
+
+    @property
+    def vitals(self) -> EngineVitals:
+        return self._engine.vitals
+
+    def open(self, frames: Sequence[np.ndarray], key: str | None = None) -> Session:
+        session = self._engine.open(frames, key=key)
+        self._sessions.add(session)
+        return session
+
+    def close(self) -> None:
+        self._engine.close()
+
+    @property
+    def sessions(self) -> weakref.WeakSet[Session]:
+        """Those that somebody still has."""
+        return self._sessions
 
 
 class EngineLoader:
-    """Builds the engine in a thread of its own, so that the server answers from its first second."""
+    """Builds the engine in a thread of its own, so that the server answers from its first second, and replaces it.
+
+    Whoever got an engine goes on with it. One that was replaced is closed when nobody can ask it anything any more:
+    nobody holds it, and all sessions on it are gone.
+    """
 
     def __init__(self, provider: EngineProvider):
         self._provider = provider
         self._done = threading.Event()
-        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._engine: Serving | None = None
         self._failure: str | None = None
+        self._pinned: contextvars.ContextVar[list[Serving] | None] = contextvars.ContextVar("engine", default=None)
+        self._retiring = 0
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._load, name="load-engine", daemon=True)
 
     def start(self) -> None:
@@ -120,29 +163,80 @@ class EngineLoader:
 
     @property
     def ready_engine(self) -> Engine | None:
-        """The engine, if it is there already."""
-        return self._engine
+        """The engine of this request, else the one in service, if it is there already."""
+        pinned = self._pinned.get()
+        return pinned[0] if pinned else self._engine
+
+    @property
+    def retiring(self) -> int:
+        """Engines that were replaced and are still used."""
+        return self._retiring
+
+    @contextlib.contextmanager
+    def one_engine(self) -> Iterator[None]:
+        """Meanwhile this thread gets the same engine whenever it asks, also when another one takes its place."""
+        token = self._pinned.set([])
+        try:
+            yield
+        finally:
+            self._pinned.reset(token)
 
     def wait(self, seconds: float) -> Engine:
         """The engine, waiting for it if need be.
 
         :raises ModelUnavailableError: it is not there in time, or can't be loaded.
         """
+        pinned = self._pinned.get()
+        if pinned:
+            return pinned[0]
         if not self._done.wait(seconds):
             raise ModelUnavailableError("The model is still loading; try again in a moment.")
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             raise ModelUnavailableError(f"The model could not be loaded: {self._failure}")
-        return self._engine
+        if pinned is not None:
+            pinned.append(engine)
+        return engine
+
+    def replace(self, engine: Engine, retired: Callable[[], None] = lambda: None) -> None:
+        """From now on whoever asks gets this engine. ``retired`` is called again and again until the one before can be
+        closed: it lets go of what would be kept for later requests."""
+        with self._lock:
+            before, self._engine, self._failure = self._engine, Serving(engine), None
+            self._done.set()
+            if before is None:
+                return
+            self._retiring += 1
+        inner, sessions, held = before._engine, before.sessions, weakref.ref(before)
+        del before
+        arguments = (inner, sessions, held, retired)
+        threading.Thread(target=self._retire, args=arguments, name="retire-engine", daemon=True).start()
 
     def close(self) -> None:
-        """Closes the engine if it was loaded."""
+        """Closes the engine if it was loaded, and those that it replaced."""
+        self._closed.set()
         if self._engine is not None:
             self._engine.close()
 
+    def _retire(
+        self, engine: Engine, sessions: weakref.WeakSet, held: weakref.ref, retired: Callable[[], None]
+    ) -> None:  # fmt: skip
+        while not self._closed.is_set():
+            retired()
+            if held() is None and not len(sessions):
+                break
+            gc.collect(1)  # a session may be part of a circle
+            self._closed.wait(_LOOK_SECONDS)
+        engine.close()
+        with self._lock:
+            self._retiring -= 1
+        log.info("version %s is no longer used; it was closed", engine.version)
+
     def _load(self) -> None:
         try:
-            self._engine = self._provider()
-            log.info("model %s, version %s, on %s", self._engine.name, self._engine.version, self._engine.device)
+            engine = self._provider()
+            self._engine = Serving(engine)
+            log.info("model %s, version %s, on %s", engine.name, engine.version, engine.device)
         except EXPECTED as error:
             self._failure = str(error)
             log.error("the model could not be loaded: %s", error)

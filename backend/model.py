@@ -50,6 +50,10 @@ class X2SAMModel(model_base()):
 
         :raises BackendError, X2SAMError: no task could be answered; the text is meant for a person.
         """
+        with self.services.engines.one_engine():
+            return self._predicted(tasks, context)
+
+    def _predicted(self, tasks: list[Json], context: Any) -> list[dict[str, Any]]:
         config = parse_label_config(self.label_config or "<View/>")
         prompts = parse_context(context)
         parsed = [parse_task(task) for task in tasks]

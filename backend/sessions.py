@@ -1,4 +1,5 @@
-"""The open engine sessions: one for each picture or clip, at most so many, closed when nobody uses them for a while."""
+"""The open engine sessions: one for each picture or clip and model version, at most so many, closed when nobody uses
+them for a while."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from dataclasses import dataclass, field
 
 from backend.engines import Session
 
+Key = tuple[str, str]
+"""The version of the engine, and what names the media."""
+
 
 @dataclass
 class _Entry:
@@ -21,20 +25,21 @@ class _Entry:
 
 
 class SessionRegistry:
-    """Sessions by media key. One in use is never closed; so there may be more than ``capacity`` for a moment."""
+    """Sessions by version and media key. One in use is never closed; so there may be more than ``capacity``
+    for a moment."""
 
     def __init__(self, capacity: int, lifetime: float, clock: Callable[[], float] = time.monotonic):
         self._capacity = capacity
         self._lifetime = lifetime
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @contextmanager
-    def use(self, key: str, open_session: Callable[[], Session]) -> Iterator[Session]:
+    def use(self, key: Key, open_session: Callable[[], Session]) -> Iterator[Session]:
         """The session for a key, opened by the first caller while the others wait for it."""
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
@@ -51,6 +56,13 @@ class SessionRegistry:
                 entry.used = self._clock()
                 idle = self._take_idle()
             _close(idle)
+
+    def drop_other_versions(self, version: str) -> None:
+        """Closes sessions of other versions that nobody uses; the others when they are done."""
+        with self._lock:
+            others = [key for key, entry in self._entries.items() if key[0] != version and not entry.users]
+            taken = [self._entries.pop(key) for key in others]
+        _close(taken)
 
     def close(self) -> None:
         """Closes every session."""

@@ -225,6 +225,9 @@ class Settings:
         text="prompts, masks and tracks kept in X2SAM_STATE_DIR over a restart, MB; 0: none",
     )  # fmt: skip
     journal_days: float = _setting(30.0, "X2SAM_JOURNAL_DAYS", read=_positive, text="their age, days")
+    versions: int = _setting(
+        5, "X2SAM_VERSIONS", read=_count, text="versions of the model learned from corrections that are kept"
+    )
     polygon_tolerance: float = _setting(
         0.5, "X2SAM_POLYGON_TOLERANCE", read=_positive, text="pixels by which outlines may leave a mask"
     )

@@ -274,10 +274,11 @@ class _Request:
 
     def _walked(self, subjects: Sequence[Subject], reach: Reach, before: str = "") -> Answer:
         directions, stop = self._way(subjects, reach)
-        key = (self.task.id, self.work.person, directions, stop, tuple(one.fingerprint for one in subjects))
+        engine = self.services.engines.wait(self.services.settings.load_wait)
+        about = (engine.version, self.task.id, self.work.person)
+        key = (*about, directions, stop, tuple(one.fingerprint for one in subjects))
         walk = self.services.walks.take(key)
         if walk is None:
-            engine = self.services.engines.wait(self.services.settings.load_wait)
             name = self.frames.key
             things = [Thing(one.id, one.known) for one in subjects]
             walk = BoxWalk(lambda: engine.open(self.frames, key=name), things, directions, stop)

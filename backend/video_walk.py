@@ -120,7 +120,7 @@ class PausedWalks:
     def __init__(self, capacity: int = _PAUSED):
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._walks: OrderedDict[Hashable, BoxWalk] = OrderedDict()
+        self._walks: OrderedDict[tuple[Hashable, ...], BoxWalk] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._walks)
@@ -129,6 +129,13 @@ class PausedWalks:
         """The walk with this key, which is no longer kept here."""
         with self._lock:
             return self._walks.pop(key, None)
+
+    def give_up_others(self, version: str) -> None:
+        """Those of other versions of the model than the one in service; their keys begin with a version."""
+        with self._lock:
+            given_up = [self._walks.pop(key) for key in list(self._walks) if key[0] != version]
+        for one in given_up:
+            one.close()
 
     def put(self, key: Hashable, walk: BoxWalk) -> None:
         with self._lock:

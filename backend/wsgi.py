@@ -13,14 +13,15 @@ from flask import Flask
 from backend import logs
 from backend.app import create_app
 from backend.engines import Engine
+from backend.hot_swap import VersionLoader
 from backend.settings import Settings
 from backend.starting import check_device
 
 
-def load_engine(settings: Settings) -> Engine:
-    """The engine that the settings name. PyTorch is imported here and nowhere else in this package."""
-    if settings.model_dir:
-        os.environ["X2SAM_HOME"] = str(Path(settings.model_dir).expanduser())
+def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
+    """The engine that the settings name, or one from a directory. PyTorch is imported in this file and nowhere else in
+    this package."""
+    _tell_home(settings)
     import torch
 
     from x2sam.inference.engine import Engine as X2SAMEngine
@@ -29,7 +30,7 @@ def load_engine(settings: Settings) -> Engine:
         # one core is left to the threads that answer
         torch.set_num_threads(settings.cpu_threads or max(1, torch.get_num_threads() - 1))
     return X2SAMEngine.load(
-        _model(settings),
+        _model(settings) if directory is None else directory,
         device=settings.device,
         dtype=settings.dtype,
         cache_bytes=settings.features_bytes,
@@ -40,6 +41,11 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
+def _tell_home(settings: Settings) -> None:
+    if settings.model_dir:
+        os.environ["X2SAM_HOME"] = str(Path(settings.model_dir).expanduser())
+
+
 def _model(settings: Settings) -> str:
     """The model's name; a directory that is one model by itself goes before what ``auto`` would choose."""
     if settings.model == "auto" and settings.model_dir:
@@ -47,6 +53,19 @@ def _model(settings: Settings) -> str:
         if (directory / "model.safetensors").is_file():
             return str(directory)
     return settings.model
+
+
+def loader_for(settings: Settings) -> VersionLoader:
+    """How versions of the model that were learned from corrections are loaded."""
+
+    def root() -> str:
+        from x2sam.inference.engine import version_of
+        from x2sam.placement import find_model
+
+        _tell_home(settings)
+        return version_of(find_model(_model(settings)))
+
+    return VersionLoader(lambda: load_engine(settings), lambda directory: load_engine(settings, directory), root)
 
 
 def build(settings: Settings | None = None) -> Flask:
@@ -60,4 +79,4 @@ def build(settings: Settings | None = None) -> Flask:
         settings.check_exposure(None)
         logs.configure(settings.logging_level, settings.log_format)
     check_device(settings)
-    return create_app(settings, lambda: load_engine(settings))
+    return create_app(settings, lambda: load_engine(settings), loader_for(settings))

@@ -28,7 +28,7 @@ from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
 from x2sam.inference.scheduler import Priority, Scheduler, Turn
 from x2sam.inference.session import Session
-from x2sam.model.weights import from_pretrained
+from x2sam.model.weights import from_pretrained, load_config
 from x2sam.model.x2sam import X2SAM
 from x2sam.placement import find_device, find_model
 from x2sam.vitals import EngineVitals
@@ -82,8 +82,7 @@ class Engine:
         model = from_pretrained(directory, getattr(torch, dtype)).to(device)
         # never asked of the hub: a model directory is complete or damaged
         tokenizer = load_tokenizer(directory / "tokenizer")
-        version = f"{model.config.name}-{digest_of(directory / 'model.safetensors')}"
-        return cls(model, tokenizer, model.config.name, version, **settings)
+        return cls(model, tokenizer, model.config.name, version_of(directory), **settings)
 
     @property
     def device(self) -> str:
@@ -178,6 +177,11 @@ def memory_of(device: torch.device) -> dict[str, int]:
         "reserved": torch.cuda.memory_reserved(device),
         "total": torch.cuda.get_device_properties(device).total_memory,
     }
+
+
+def version_of(directory: Path) -> str:
+    """The version that an engine has when it is loaded from there: the kind of model and a digest of its weights."""
+    return f"{load_config(directory).name}-{digest_of(directory / 'model.safetensors')}"
 
 
 def digest_of(path: Path) -> str:
