@@ -214,8 +214,8 @@ def segment(
 
 
 def _ask(session: Session, ask: Ask, priority: int | None, turn: Turn | None) -> tuple[str | None, list[Mask]]:
-    if ask.prompt.text is not None and task_of(ask.prompt, "image").name == "chat":
-        return session.chat(ask.prompt.text, frame=ask.frame)
+    if ask.prompt.text is not None and task_of(ask.prompt, "image").generates:
+        return session.chat(ask.prompt.text, frame=ask.frame, replaces=turn)
     return None, session.segment(ask.prompt, frame=ask.frame, priority=priority, replaces=turn)
 
 

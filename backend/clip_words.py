@@ -182,7 +182,8 @@ class ClipWords:
         """What is told about one text, and the objects that it found."""
         if ask.prompt.text is not None and task_of(ask.prompt, "video").name == "chat":
             with session_on(self.services, self.frames) as session:
-                return session.chat(ask.prompt.text, frame=ask.frame)[0].strip() or replies.NO_ANSWER, []
+                told = session.chat(ask.prompt.text, frame=ask.frame, replaces=self.turn)[0]
+                return told.strip() or replies.NO_ANSWER, []
         seen = search_clip(self.services, self.frames, ask.prompt, ask.page, seconds, turn=self.turn)
         if ask.prompt.task == "vgdseg":
             return self._all_like_it(ask, controls, seen)

@@ -34,6 +34,7 @@ from backend.results import Item, task_score
 from backend.standing import SAME, overlap
 from backend.video_tag import answer_video
 from backend.words import category_names, label_for, needs_label, text_asks
+from x2sam.data.tasks import task_of
 from x2sam.inference.scheduler import Turn
 from x2sam.structures import Mask
 
@@ -193,10 +194,12 @@ class _Request:
             if ask.prompt.task == "vgdseg":
                 control = controls.get(ask.label or "") or self.config.output(self.tag.name, None, ask.label)
                 given.append(self._all_reply(ask, control.label_value(ask.label), control, masks))
-            elif words is not None:
+            elif words is not None and not task_of(ask.prompt, "image").segments:
                 given.append(Reply(ask, words.strip() or replies.NO_ANSWER))
             else:
-                given.append(self._text_reply(ask, labels, controls, masks))
+                reply = self._text_reply(ask, labels, controls, masks)
+                told = " ".join(filter(None, ((words or "").strip(), reply.sentence)))
+                given.append(replace(reply, sentence=told))
         return given
 
     def _clip_replies(

@@ -140,7 +140,8 @@ class _Request:
             return self._told(replies.which_label([label.value for label in self.labels], ask.typed))
         if ask.prompt.text is not None and task_of(ask.prompt, "video").name == "chat":
             with session_on(self.services, self.frames) as session:
-                return self._told(session.chat(ask.prompt.text)[0].strip() or replies.NO_ANSWER)
+                told = session.chat(ask.prompt.text, replaces=self.turn)[0]
+                return self._told(told.strip() or replies.NO_ANSWER)
         seconds = self._seconds_to_look()
         seen = search_clip(self.services, self.frames, ask.prompt, ask.page, seconds, turn=self.turn)
         sentence, subjects = self._named(ask, seen)

@@ -65,7 +65,9 @@ class FakeSession:
         self.engine.prepare(self.frames, frame)
         return self.frames[frame].nbytes
 
-    def chat(self, question: str, frame: int = 0) -> tuple[str, list[Mask]]:
+    def chat(self, question: str, frame: int = 0, replaces=None) -> tuple[str, list[Mask]]:
+        if question == "describe":
+            return "A dog lies beside a cat.", self.segment(Prompt(text=question), frame, replaces=replaces)
         self.engine.asked.append((self.key, frame, Prompt(text=question)))
         return "There are two.", []
 

@@ -41,7 +41,8 @@ def test_a_text_without_a_label_asks_for_one(ask, engine):
     assert only(ask(typed("the red person"), change=change))["value"]["brushlabels"] == ["Person"]
     assert sentences(ask(typed("How many are there?"), change=change)) == ["There are two."]
     found = ask(typed("describe"), change=change)
-    assert sentences(found) == ["No label fits “a dog”, “a cat”. Name one of: Car, Person."]
+    without = "No label fits “a dog”, “a cat”. Name one of: Car, Person."
+    assert sentences(found) == [f"A dog lies beside a cat. {without}"]
 
 
 def test_a_list_of_names(ask, engine):

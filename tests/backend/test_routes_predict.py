@@ -150,7 +150,9 @@ def test_what_the_model_calls_its_masks(ask, captured):
     body["label_config"] = body["label_config"].replace('"Other"', '"Cat"')
     (entry,) = ask(body)
     assert [item["value"]["brushlabels"] for item in regions(entry)] == [["Object"], ["Cat"]]
-    assert sentences(entry) == ["Found 2 objects for “describe”: a dog (83 % sure), a cat (83 % sure)."]
+    assert sentences(entry) == [
+        "A dog lies beside a cat. Found 2 objects for “describe”: a dog (83 % sure), a cat (83 % sure)."
+    ]
 
 
 def test_urgency(ask, captured, engine):

@@ -91,7 +91,7 @@ class Session:
             return [self._segment_object(p, frame, task, how, replaces) for p in single]
         how = Priority.TEXT if priority is None else priority
         with self.looking.hold(self.looking.seen(task, frame)):
-            return self.engine.run(lambda: self._segment_words(prompt, frame, task), how, replaces)
+            return self.engine.run(lambda: self._segment_words(prompt, frame, task), how, replaces)[1]
 
     def _task_of(self, prompt: Prompt) -> Task:
         """The task that the prompt asks for; clicks that only take away are corrections of one object."""
@@ -130,14 +130,15 @@ class Session:
         plane = torch.from_numpy(answer.probability)[None, None]
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
 
-    def _segment_words(self, prompt: Prompt, frame: int, task: Task) -> list[Mask]:
+    def _segment_words(self, prompt: Prompt, frame: int, task: Task) -> tuple[str, list[Mask]]:
+        """What the model says, nothing where its answer is not generated, and the masks."""
         worded = read_words(self.looking, prompt, frame, task, self.engine.seed, self.engine.generate_limit)
         masks = [
             replace(mask, object_id=self.new_id()) for mask in answer_on(self.looking, worded, frame, self.engine.snap)
         ]
         masks.sort(key=lambda m: -m.score)
         self._note({mask.object_id: {frame: Finding.of(mask)} for mask in masks})
-        return masks
+        return worded.text or "", masks
 
     def find_in_clip(
         self, prompt: Prompt, frames: Sequence[int] | None = None, first: int | None = None, memory: str | None = None,
@@ -165,17 +166,27 @@ class Session:
         turn = self.engine.scheduler.turn(replaces) if isinstance(replaces, str) else replaces
         return ClipSearch(self, prompt, task, frames, first, memory or self.engine.memory, priority, turn, threshold)
 
-    def chat(self, question: str, frame: int = 0, timeout: float | None = None) -> tuple[str, list[Mask]]:
-        """The answer in words, and masks where it grounds some (never for plain chat)."""
-        task = find_task("chat", self.modality)
-        query = query_of(task, Prompt(text=question))
+    def chat(
+        self, question: str, frame: int = 0, timeout: float | None = None, replaces: str | Turn | None = None
+    ) -> tuple[str, list[Mask]]:
+        """The answer in words, and masks of what it names where it grounds some: ``describe`` does, plain chat never.
 
-        def answer() -> str:
+        Raises like :meth:`segment`, whose ``replaces`` this has.
+        """
+        prompt = Prompt(text=question)
+        task = self._task_of(prompt)
+        if not (task.generates and task.segments):
+            task = find_task("chat", self.modality)
+        query = query_of(task, prompt)
+
+        def answer() -> tuple[str, list[Mask]]:
+            if task.segments:
+                return self._segment_words(prompt, frame, task)
             looked = self.looking.looked(task, frame)
-            return self.looking.interpreter.generate(looked, task, query, self.engine.generate_limit).text or ""
+            return self.looking.interpreter.generate(looked, task, query, self.engine.generate_limit).text or "", []
 
         with self.looking.hold(self.looking.seen(task, frame)):
-            return self.engine.run(answer, Priority.TEXT, timeout=timeout), []
+            return self.engine.run(answer, Priority.TEXT, replaces, timeout)
 
     # tracking
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from x2sam.data.tasks import find_task
-from x2sam.errors import FramesError, PromptError
+from x2sam.errors import CancelledError, FramesError, PromptError
 from x2sam.structures import Mask, Point, Prompt
 
 SIZE = (60, 80)
@@ -147,6 +147,24 @@ def test_chat_answers_in_words(engine):
     assert isinstance(text, str) and masks == []
     assert session.segment(Prompt(text="how many circles are there?")) == []
     assert session.chat("how many circles are there?")[0] == text
+
+
+def test_a_description_comes_with_the_masks_of_what_it_names(engine):
+    session = engine.open(picture())
+    text, masks = session.chat("describe")
+    assert isinstance(text, str) and masks and all(mask.phrase for mask in masks)
+    assert [(m.phrase, m.score, m.mask.sum()) for m in session.segment(Prompt(text="describe"))] == [
+        (m.phrase, m.score, m.mask.sum()) for m in masks
+    ]
+
+
+def test_a_question_that_was_replaced_is_not_answered(engine):
+    session = engine.open(picture())
+    older, newer = engine.scheduler.turn("ann"), engine.scheduler.turn("ann")
+    session.chat("why?", replaces=newer)
+    for question in ("why?", "describe"):
+        with pytest.raises(CancelledError):
+            session.chat(question, replaces=older)
 
 
 # click by click
