@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from flask import Flask
@@ -92,6 +93,9 @@ def create_services(
     watch("x2sam_model_ready", "1 when the model is loaded", lambda: services.engines.state == "ready")
     watch("x2sam_engines_retiring", "Engines that were replaced and are still used", lambda: engines.retiring)
     watch("x2sam_sessions", "Open pictures and clips", lambda: len(services.sessions))
+    for name, kept, what in (("media_cache", cache, "Files"), ("decoded", decoded, "Decoded pictures")):
+        metrics.count(f"x2sam_{name}_hits", f"{what} that were there when needed", partial(getattr, kept, "hits"))
+        metrics.count(f"x2sam_{name}_misses", f"{what} that had to be got", partial(getattr, kept, "misses"))
     watch("x2sam_media_cache_bytes", "Size of the file cache", lambda: cache.total_bytes)
     watch("x2sam_frames_bytes", "Size of the pages of videos kept on disk", lambda: services.fetcher.videos.total_bytes)
     watch("x2sam_decoded_bytes", "Size of the decoded pictures kept", lambda: services.decoded.total_bytes)
@@ -129,7 +133,12 @@ def _watch_features(services: Services) -> None:
 
         return number
 
+    def ratio() -> float:
+        found = read("hits")() + read("restored")()
+        return found / (found + read("misses")()) if found else 0.0
+
     watch, count = services.metrics.watch, services.metrics.count
+    watch("x2sam_feature_hit_ratio", "Share of features that were there when needed, since the start", ratio)
     count("x2sam_feature_hits", "Features of pictures that were in memory when needed", read("hits"))
     count("x2sam_feature_restored", "Features of pictures that were on disk when needed", read("restored"))
     count("x2sam_feature_misses", "Features of pictures that had to be computed", read("misses"))

@@ -41,6 +41,7 @@ class FileCache:
         self._clock = clock
         self._lock = threading.Lock()
         self._files: OrderedDict[str, CachedFile] = OrderedDict()
+        self.hits = self.misses = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._scan()
 
@@ -54,12 +55,14 @@ class FileCache:
         key = _digest(address)
         with self._lock:
             file = self._files.get(key)
-            if file is None:
-                return None
             # The file may be gone: other processes, and those who tidy up, see the folder too.
-            if self._clock() - file.stored > self._max_age or not file.path.exists():
+            if file is not None and (self._clock() - file.stored > self._max_age or not file.path.exists()):
                 self._drop(key)
+                file = None
+            if file is None:
+                self.misses += 1
                 return None
+            self.hits += 1
             self._files.move_to_end(key)
             return file
 

@@ -30,6 +30,7 @@ class DecodedPictures:
         self._slots = threading.BoundedSemaphore(_AT_ONCE)
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
         self._bytes = 0
+        self.hits = self.misses = 0
 
     @property
     def total_bytes(self) -> int:
@@ -38,14 +39,16 @@ class DecodedPictures:
     def get(self, name: str, decode: Callable[[], Picture]) -> Picture:
         """A picture by name; a missing one is decoded outside the lock, so others are not held up."""
         picture = self._known(name)
-        if picture is not None:
-            return picture
-        with self._waiting.hold(name):
-            picture = self._known(name)
-            if picture is None:
-                with self._slots:
-                    picture = decode()
-                self._keep(name, picture)
+        if picture is None:
+            with self._waiting.hold(name):
+                picture = self._known(name)
+                if picture is None:
+                    with self._slots:
+                        picture = decode()
+                    self._keep(name, picture)
+                    return picture
+        with self._lock:
+            self.hits += 1
         return picture
 
     def _known(self, name: str) -> Picture | None:
@@ -57,6 +60,7 @@ class DecodedPictures:
     def _keep(self, name: str, picture: Picture) -> None:
         picture.pixels.setflags(write=False)
         with self._lock:
+            self.misses += 1
             self._pictures[name] = picture
             self._bytes += picture.pixels.nbytes
             while self._bytes > self._max_bytes and len(self._pictures) > 1:

@@ -35,6 +35,7 @@ def test_put_get_forget(tmp_path, clock):
     cache.forget("a")
     assert cache.get("a") is None
     assert not stored.path.exists()
+    assert (cache.hits, cache.misses) == (1, 2)
 
 
 def test_a_failed_fetch_leaves_nothing(tmp_path, clock):

@@ -76,6 +76,7 @@ def test_many_ask_and_one_decodes():
     with ThreadPoolExecutor(4) as pool:
         assert len({id(picture) for picture in pool.map(ask, range(4))}) == 1
     assert len(calls) == 1
+    assert (decoded.hits, decoded.misses) == (3, 1)
     with pytest.raises(ValueError, match="read-only"):
         decoded.get("a", decode).pixels[0] = 1
 

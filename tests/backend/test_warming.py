@@ -317,7 +317,12 @@ def test_numbers(desk):
     assert desk.metric("x2sam_warmed_tasks_used_total") == 1
     assert desk.metric("x2sam_warmed_tasks_total") == 4
     assert desk.metric("x2sam_feature_misses_total") == 5
-    assert desk.metric("x2sam_feature_hits_total") >= 2
+    hits = desk.metric("x2sam_feature_hits_total")
+    assert hits >= 2
+    assert desk.metric("x2sam_feature_hit_ratio") == pytest.approx(hits / (hits + 5))
+    for kept in ("media_cache", "decoded"):
+        assert desk.metric(f"x2sam_{kept}_misses_total") == 5, "each picture is fetched and decoded once"
+        assert desk.metric(f"x2sam_{kept}_hits_total") >= 2
     for name in ("x2sam_feature_restored_total", "x2sam_feature_stored_bytes"):
         assert desk.metric(name) == 0
     assert desk.metric("x2sam_feature_bytes") > 0
