@@ -14,6 +14,7 @@ from backend import replies
 from backend.admission import Admission
 from backend.background import Tracks
 from backend.categories import category_ask
+from backend.effort_meter import EffortMeter
 from backend.engines import BATCH_PRIORITY, EngineLoader, Session
 from backend.errors import LabelConfigError
 from backend.events import EventLog
@@ -59,6 +60,7 @@ class Services:
     video_files: VideoFiles
     journal: Journal
     events: EventLog
+    effort: EffortMeter
     tracks: Tracks
     versions: ModelVersions
     swap: HotSwap | None = None

@@ -13,6 +13,7 @@ from backend.admission import Admission
 from backend.answers import Services
 from backend.auth import Gate
 from backend.background import Tracks
+from backend.effort_meter import EffortMeter, EffortNumbers, prediction_by, unknown_prediction
 from backend.engines import EngineLoader, EngineProvider
 from backend.events import EventLog
 from backend.file_cache import FileCache
@@ -26,6 +27,7 @@ from backend.metrics import Metrics
 from backend.model import X2SAMModel
 from backend.model_versions import ModelVersions
 from backend.next_tasks import NextTasks
+from backend.pseudonyms import Pseudonyms
 from backend.readiness import DiskCheck
 from backend.remembered import Remembered
 from backend.routes import blueprint, register_errors
@@ -65,6 +67,12 @@ def create_services(
     journal = _journal(settings)
     look_lists = LookLists((lambda: LabelStudioApi(settings)) if settings.label_studio_api_key else None)
 
+    def version() -> str:
+        engine = engines.ready_engine
+        return engine.version if engine is not None else ""
+
+    remembered = Remembered(max_bytes=settings.remembered_bytes, journal=journal, version=version)
+
     def pages_at(addresses: Sequence[str]) -> TaskFrames:
         return TaskFrames(addresses, fetcher, decoded, settings.max_pixels)
 
@@ -83,9 +91,10 @@ def create_services(
         admission=Admission(
             settings.threads - settings.threads // 4, settings.max_request_bytes, aside=settings.threads // 8
         ),
-        remembered=Remembered(max_bytes=settings.remembered_bytes, journal=journal),
+        remembered=remembered,
         journal=journal,
         events=EventLog(journal),
+        effort=_effort_meter(settings, metrics, remembered, fetcher),
         tracks=Tracks(engines, journal, pages_at, settings.tracks, look_lists),
         look_lists=look_lists,
     )
@@ -118,6 +127,12 @@ def create_services(
 def models_folder(settings: Settings) -> Path:
     """Where versions of the model are that were learned from corrections."""
     return Path(settings.state_dir).expanduser() / "models"
+
+
+def _effort_meter(settings: Settings, metrics: Metrics, remembered: Remembered, fetcher: MediaFetcher) -> EffortMeter:
+    numbers = EffortNumbers(metrics.registry, settings.report_annotators)
+    prediction = prediction_by(fetcher.ask_label_studio) if settings.label_studio_api_key else unknown_prediction
+    return EffortMeter(numbers, remembered.steps, prediction, Pseudonyms.wanted(settings))
 
 
 def _journal(settings: Settings) -> Journal:
@@ -186,6 +201,7 @@ def close_services(services: Services) -> None:
     if services.swap is not None:
         services.swap.close()
     services.warmer.close()
+    services.effort.close()
     services.tracks.close(_TRACKS_SECONDS)
     services.look_lists.close(_NOTES_SECONDS)
     services.sessions.close()

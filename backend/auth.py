@@ -53,12 +53,12 @@ class Gate:
         return user and password
 
 
-def kept_secret(folder: Path) -> str:
-    """The secret that was made at the first start and outlives restarts; only this user may read its file.
+def kept_secret(folder: Path, name: str = _SECRET_FILE) -> str:
+    """The secret that was made when it was first needed and outlives restarts; only this user may read its file.
 
     :raises SettingsError: the folder can't be written.
     """
-    path = folder / _SECRET_FILE
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -70,8 +70,7 @@ def kept_secret(folder: Path) -> str:
         found = path.read_text(encoding="ascii").strip()
     except OSError as error:
         raise SettingsError(
-            f"X2SAM_STATE_DIR: {folder} can't be written ({error.strerror}); name another folder, or set "
-            "X2SAM_WEBHOOK_SECRET."
+            f"X2SAM_STATE_DIR: {folder} can't be written ({error.strerror}); name another folder."
         ) from error
     if len(found) < 16:
         raise SettingsError(f"{path} holds no secret; remove it and start again.")

@@ -156,7 +156,7 @@ def _source(annotation: Json, task: Mapping[str, Any]) -> Source:
     version = next((one.get("model_version") for one in known if one.get("model_version")), None)
     return Source(
         _id(annotation),
-        _person(annotation),
+        person_of(annotation),
         str(annotation.get("updated_at") or ""),
         written(str(version)) if version is not None else None,
         begun if isinstance(begun, int) else None,
@@ -168,7 +168,7 @@ def _listed(task: Mapping[str, Any]) -> list[Any]:
     return predictions if isinstance(predictions, list) else []
 
 
-def _person(annotation: Json) -> int | None:
+def person_of(annotation: Json) -> int | None:
     """The annotator's number; some answers of the API hold the whole person."""
     person = annotation.get("completed_by")
     person = person.get("id") if isinstance(person, dict) else person
@@ -202,7 +202,7 @@ class _Decoding:
             point = _point(first, runs.size) if first.shape == "keypoint" else None
             yield Drawn(
                 self.layout.start + page, name, first.place, first.label, runs, _worst(r.origin for r, _ in found),
-                first.shape, first.score, _id(annotation), _person(annotation), point=point,
+                first.shape, first.score, _id(annotation), person_of(annotation), point=point,
             )  # fmt: skip
 
     def _masks(self, region: Region) -> Iterator[tuple[int, Runs]]:

@@ -55,6 +55,7 @@ def pack_step(step: Step) -> bytes:
         "kept": step.kept,
         "saved": step.saved,
         "tracked": step.tracked,
+        "version": step.version,
         "corrects": step.previous is not None,
     }
     return pack(words, [step.mask, *([step.previous] if step.previous is not None else []), *step.masks])
@@ -76,4 +77,5 @@ def unpack_step(data: bytes) -> Step:
         words["kept"],
         words["saved"],
         words["tracked"],
+        words.get("version", ""),  # of older releases
     )

@@ -89,6 +89,7 @@ class X2SAMModel(model_base()):
         known = event if event in ACTIONS else "other"
         self.services.metrics.events.labels(known).inc()
         kept = self.services.events.note(str(self.project_id), known, data)
+        self.services.effort.told(known, data, self.label_config)
         log.info("event %s in project %s%s", known, loggable(self.project_id), "" if kept else ", in memory only")
         return {"event": known}
 

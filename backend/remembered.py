@@ -53,6 +53,7 @@ class Step:
     ``clicks`` are the clicks with the ids that the browser gave them, in order; the first ``kept`` of them are no
     longer on the screen, since accepting took them away. ``previous`` is what the clicks corrected; ``saved`` tells
     when the draft that came with the request had been saved. ``tracked``: the object was carried here from other pages.
+    ``version`` is that of the model that answered, empty where nobody knows.
     """
 
     label: str
@@ -66,6 +67,7 @@ class Step:
     kept: int = 0
     saved: str | None = None
     tracked: bool = False
+    version: str = ""
 
     @property
     def worded(self) -> bool:
@@ -95,10 +97,13 @@ class _Entry:
 
 
 class Remembered:
-    """Steps by object, objects by prompt. Threads may share one."""
+    """Steps by object, objects by prompt. Threads may share one. ``version`` tells that of the model that answers."""
 
-    def __init__(self, max_objects: int = 4096, max_bytes: int = 64 * 2**20, journal: Journal | None = None):
-        self._max_objects, self._max_bytes, self._journal = max_objects, max_bytes, journal
+    def __init__(
+        self, max_objects: int = 4096, max_bytes: int = 64 * 2**20, journal: Journal | None = None,
+        version: Callable[[], str] = str,
+    ):  # fmt: skip
+        self._max_objects, self._max_bytes, self._journal, self._version = max_objects, max_bytes, journal, version
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()  # by task and object
         self._by_prompt: dict[tuple, str] = {}
@@ -115,6 +120,7 @@ class Remembered:
 
     def add(self, task_id: str, object_id: str, prompt_ids: Iterable[str], step: Step) -> None:
         """Takes note of an answer to the prompts with these ids."""
+        step = step if step.version else replace(step, version=self._version())
         keys = [(task_id, step.label, prompt_id) for prompt_id in prompt_ids]
         again = self._keep(task_id, object_id, keys, step)
         if self._journal is not None and not again:

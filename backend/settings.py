@@ -228,6 +228,10 @@ class Settings:
     versions: int = _setting(
         5, "X2SAM_VERSIONS", read=_count, text="versions of the model learned from corrections that are kept"
     )
+    report_annotators: bool = _setting(
+        False, "X2SAM_REPORT_ANNOTATORS", read=_flag, shown="0",
+        text="1: numbers of effort by annotator too, each under a pseudonym",
+    )  # fmt: skip
     polygon_tolerance: float = _setting(
         0.5, "X2SAM_POLYGON_TOLERANCE", read=_positive, text="pixels by which outlines may leave a mask"
     )
