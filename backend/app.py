@@ -132,7 +132,8 @@ def models_folder(settings: Settings) -> Path:
 def _effort_meter(settings: Settings, metrics: Metrics, remembered: Remembered, fetcher: MediaFetcher) -> EffortMeter:
     numbers = EffortNumbers(metrics.registry, settings.report_annotators)
     prediction = prediction_by(fetcher.ask_label_studio) if settings.label_studio_api_key else unknown_prediction
-    return EffortMeter(numbers, remembered.steps, prediction, Pseudonyms.wanted(settings))
+    people = Pseudonyms.wanted(settings)
+    return EffortMeter(numbers, remembered.steps, prediction, people, settings.polygon_tolerance)
 
 
 def _journal(settings: Settings) -> Journal:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,13 @@ import numpy as np
 from backend.evidence import ISSUED
 from backend.export_masks import Drawn
 from backend.export_rows import written
-from backend.export_shapes import fill_box
+from backend.export_shapes import fill_box, value_to_mask
 from backend.export_tasks import Policy, Taken, take
-from backend.geometry import mask_to_box, resize_mask
+from backend.geometry import mask_to_box, mask_to_polygons, points_to_percent, resize_mask
 from backend.label_config import LabelConfig
 from backend.protocol import Json
-from backend.remembered import PackedMask, Step
-from backend.standing import overlap, same_but_for_form
+from backend.remembered import Step
+from backend.standing import overlap
 
 KINDS: Mapping[str, str] = {
     "prompted": "clicks or boxes on it",
@@ -39,6 +40,7 @@ Answers = Callable[[str, int], Sequence[Step]]
 """An object and a page of the task to what was answered about it there, oldest first."""
 _MASKS = Policy(shapes=frozenset({"brush", "bitmask", "polygon", "ellipse", "rectangle"}))
 _UNREAD = ("turned", "unsized", "beyond", "damaged", "empty")
+_LOST = 0.002  # of its pixels, on a mask's way through the browser
 _Key = tuple[str, int]
 
 
@@ -76,9 +78,11 @@ class Measured:
 
 
 def measure(
-    annotation: Json, task: Mapping[str, Any], config: LabelConfig, answers: Answers, begun_from: Json | None = None
-) -> Measured:
-    """One annotation of a task; ``begun_from`` is the prediction that it was begun from, where it can be had.
+    annotation: Json, task: Mapping[str, Any], config: LabelConfig, answers: Answers, begun_from: Json | None = None,
+    tolerance: float = 0.5,
+) -> Measured:  # fmt: skip
+    """One annotation of a task; ``begun_from`` is the prediction that it was begun from, where it can be had;
+    ``tolerance`` that of outlines whose tag has none of its own, in pixels.
 
     :raises LabelConfigError: the labeling configuration does not fit the task.
     """
@@ -91,14 +95,15 @@ def measure(
     families = Counter(_family(name) for (name, _), own in steps.items() if _by_words(own))
     lead = annotation.get("lead_time")
     timed = isinstance(lead, int | float) and not isinstance(lead, bool) and math.isfinite(lead) and lead > 0
-    found = []
+    tolerances, found = _tolerances(config, tolerance), []
     for key, drawn in submitted.items():
         seconds = lead / len(submitted) if timed else None
         if drawn.origin == "drawn":
             found.append(Effort(drawn.label, "drawn", seconds=seconds))
         elif steps[key]:
             words = 1 / families[_family(key[0])] if _by_words(steps[key]) else 0.0
-            found.append(_answered(drawn, steps[key], words, seconds))
+            shown = [_Shown(step, drawn, tolerances) for step in steps[key]]
+            found.append(_answered(drawn, shown, words, seconds))
         else:
             found.append(_predicted(drawn, proposed.get(key), version, seconds))
     objects = frozenset(name for (name, _), drawn in submitted.items() if drawn.origin != "drawn")
@@ -126,22 +131,22 @@ def _by_words(steps: Sequence[Step]) -> bool:
     return bool(steps) and steps[0].worded and not steps[0].tracked
 
 
-def _answered(drawn: Drawn, steps: Sequence[Step], words: float, seconds: float | None) -> Effort:
+def _answered(drawn: Drawn, shown: Sequence[_Shown], words: float, seconds: float | None) -> Effort:
     mask = drawn.runs.mask()
-    prompts = prompts_of(steps)
+    prompts = prompts_of([one.step for one in shown])
     kind = "prompted" if prompts else "worded" if words else "tracked"
-    accepted = _accepted(mask, drawn.shape, steps)
+    accepted = next((one for one in reversed(shown) if one.is_same(mask)), None)
     whole = accepted is not None or drawn.origin == "untouched"
-    step = accepted or steps[-1]
+    one = accepted or shown[-1]
     return Effort(
         drawn.label,
         kind,
-        step.version,
+        one.step.version,
         prompts + words,
         seconds,
-        1.0 if whole else _overlap(mask, step.mask.unpack(), drawn.shape),
-        _overlap(mask, steps[0].mask.unpack(), drawn.shape) if kind != "tracked" else None,
-        whole and step.label == drawn.label,
+        1.0 if whole else one.overlap(mask),
+        shown[0].overlap(mask) if kind != "tracked" else None,
+        whole and one.step.label == drawn.label,
     )
 
 
@@ -152,22 +157,43 @@ def _predicted(drawn: Drawn, proposed: Drawn | None, version: str, seconds: floa
     untouched = drawn.origin == "untouched"
     same = 1.0 if untouched else None
     if proposed is not None and not untouched:
-        same = _overlap(drawn.runs.mask(), proposed.runs.mask(), drawn.shape)
+        mask = drawn.runs.mask()
+        same = overlap(mask, resize_mask(proposed.runs.mask(), mask.shape))
     return Effort(drawn.label, "predicted", version, 0.0, seconds, same, None, untouched)
 
 
-def _accepted(mask: np.ndarray, shape: str, steps: Sequence[Step]) -> Step | None:
-    """The newest answer that the mask is, but for what its form loses; None where a person changed it."""
-    packed = PackedMask.of(mask)
-    for step in reversed(steps):
-        resized = step.mask.size != packed.size
-        answer = PackedMask.of(resize_mask(step.mask.unpack(), mask.shape)) if resized else step.mask
-        if answer == packed or same_but_for_form(packed, answer, {shape}, resized):
-            return step
-    return None
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """An answer as the editor showed it beside ``drawn``: at the size there, as outlines or a box where the region is
+    of that kind, outlines once for each tolerance of the configuration's tags."""
+
+    step: Step
+    drawn: Drawn
+    tolerances: tuple[float, ...]
+
+    @cached_property
+    def masks(self) -> list[np.ndarray]:
+        mask = resize_mask(self.step.mask.unpack(), self.drawn.runs.size)
+        if self.drawn.shape == "polygon":
+            return [_outlined(mask, tolerance) for tolerance in self.tolerances]
+        box = mask_to_box(mask) if self.drawn.shape == "rectangle" else None
+        return [mask if box is None else fill_box(box, mask.shape)]
+
+    def is_same(self, mask: np.ndarray) -> bool:
+        """Whether nobody changed it."""
+        return any(int((mask ^ one).sum()) <= 2 + _LOST * int((mask | one).sum()) for one in self.masks)
+
+    def overlap(self, mask: np.ndarray) -> float:
+        return max(overlap(mask, one) for one in self.masks)
 
 
-def _overlap(mask: np.ndarray, proposed: np.ndarray, shape: str) -> float:
-    proposed = resize_mask(proposed, mask.shape)
-    box = mask_to_box(proposed) if shape == "rectangle" else None
-    return overlap(mask, fill_box(box, mask.shape) if box is not None else proposed)
+def _outlined(mask: np.ndarray, tolerance: float) -> np.ndarray:
+    filled = np.zeros(mask.shape, bool)
+    for outline in mask_to_polygons(mask, tolerance):
+        filled |= value_to_mask("polygon", {"points": points_to_percent(outline, mask.shape)}, mask.shape)
+    return filled
+
+
+def _tolerances(config: LabelConfig, usual: float) -> tuple[float, ...]:
+    found = {tag.pixels("tolerance", usual) for tag in config.controls.values() if tag.shape == "polygon"}
+    return tuple(sorted(found or {usual}))

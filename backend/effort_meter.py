@@ -92,6 +92,7 @@ class EffortMeter:
 
     answers:    a task, an object and a page to what was answered about it
     prediction: its number to a stored prediction; None where it can't be had
+    tolerance:  of outlines, as in the settings
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class EffortMeter:
         answers: Callable[[str, str, int], Sequence[Step]],
         prediction: Callable[[int], Json | None],
         people: Pseudonyms | None = None,
+        tolerance: float = 0.5,
     ):
         self._numbers, self._answers, self._prediction, self._people = numbers, answers, prediction, people
+        self._tolerance = tolerance
         self._waiting: queue.Queue[tuple[Json, Json, str, int] | None] = queue.Queue(_WAITING)
         self._weight = 0
         self._lock = threading.Lock()
@@ -154,6 +157,7 @@ class EffortMeter:
             parse_label_config(label_config or "<View/>"),
             lambda name, page: self._answers(task_id, name, page),
             self._prediction(begun) if isinstance(begun, int) else None,
+            self._tolerance,
         )
         annotator = self._people.of(person_of(annotation)) if self._people is not None else ""
         for mask in found.masks:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from backend.effort import Answers, Measured, measure, prompts_of
+from backend.effort import Measured, measure, prompts_of
 from backend.effort_tally import Summary
 from backend.errors import LabelConfigError
 from backend.export_sources import Progress, TaskSource
@@ -47,52 +48,63 @@ def steps_in(folder: Path) -> Iterator[tuple[StepsOf | None, str]]:
 
 
 def collect(
-    source: TaskSource, steps_of: StepsOf | None, people: Pseudonyms | None = None, report: Progress = lambda *_: None
+    source: TaskSource,
+    steps_of: StepsOf | None,
+    people: Pseudonyms | None = None,
+    tolerance: float = 0.5,
+    report: Progress = lambda *_: None,
 ) -> Summary:
-    """Every annotation that was not skipped, one task at a time.
+    """Every annotation that was not skipped, one task at a time; ``tolerance`` of outlines as in the settings.
 
     :raises LabelStudioError: Label Studio can't be reached or refuses.
     """
     summary = Summary.begin(people is not None, steps_of is not None)
-    config = source.config or parse_label_config("<View/>")
+    collector = _Collector(summary, source.config or parse_label_config("<View/>"), people, tolerance)
     for fetched in source.tasks(lambda *_: False, report):
         summary.tasks += 1
         if fetched.content is not None:
-            _add_task(summary, fetched.content, config, steps_of(str(fetched.task)) if steps_of else {}, people)
+            collector.add(fetched.content, steps_of(str(fetched.task)) if steps_of else {})
     return summary
 
 
-def _add_task(
-    summary: Summary, task: Mapping[str, Any], config: LabelConfig, steps: Steps, people: Pseudonyms | None
-) -> None:
-    predictions = {one.get("id"): one for one in objects_in(task.get("predictions"))}
-    kept: set[str] = set()
-    submitted = False
-    for annotation in objects_in(task.get("annotations")):
-        if annotation.get("was_cancelled"):
-            summary.cancelled += 1
-            continue
-        submitted = True
-        begun_from = predictions.get(annotation.get("parent_prediction"))
-        found = _measured(annotation, task, config, lambda name, page: steps.get((name, page), ()), begun_from)
-        if found is None:
-            summary.failed += 1
-            continue
-        annotator = people.of(person_of(annotation)) if people is not None else ""
-        summary.add(found, str(annotation.get("created_at") or ""), annotator)
-        kept |= found.objects
-    if submitted:
-        _add_dropped(summary, steps, kept)
+@dataclass(frozen=True)
+class _Collector:
+    summary: Summary
+    config: LabelConfig
+    people: Pseudonyms | None
+    tolerance: float
 
+    def add(self, task: Mapping[str, Any], steps: Steps) -> None:
+        """One task with its annotations and predictions."""
+        predictions = {one.get("id"): one for one in objects_in(task.get("predictions"))}
+        kept: set[str] = set()
+        submitted = False
+        for annotation in objects_in(task.get("annotations")):
+            if annotation.get("was_cancelled"):
+                self.summary.cancelled += 1
+                continue
+            submitted = True
+            found = self._measured(annotation, task, steps, predictions.get(annotation.get("parent_prediction")))
+            if found is None:
+                self.summary.failed += 1
+                continue
+            annotator = self.people.of(person_of(annotation)) if self.people is not None else ""
+            self.summary.add(found, str(annotation.get("created_at") or ""), annotator)
+            kept |= found.objects
+        if submitted:
+            _add_dropped(self.summary, steps, kept)
 
-def _measured(
-    annotation: Json, task: Mapping[str, Any], config: LabelConfig, answers: Answers, begun_from: Json | None
-) -> Measured | None:
-    try:
-        return measure(annotation, task, config, answers, begun_from)
-    except LabelConfigError as error:
-        log.warning("an annotation of task %s can't be measured: %s", task["id"], error)
-        return None
+    def _measured(
+        self, annotation: Json, task: Mapping[str, Any], steps: Steps, begun_from: Json | None
+    ) -> Measured | None:
+        def answers(name: str, page: int) -> Sequence[Step]:
+            return steps.get((name, page), ())
+
+        try:
+            return measure(annotation, task, self.config, answers, begun_from, self.tolerance)
+        except LabelConfigError as error:
+            log.warning("an annotation of task %s can't be measured: %s", task["id"], error)
+            return None
 
 
 def _add_dropped(summary: Summary, steps: Steps, kept: set[str]) -> None:

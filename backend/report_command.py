@@ -37,7 +37,8 @@ def report(
         source = Project(LabelStudioApi(settings), project)
         people = Pseudonyms.wanted(settings)
         with steps_in(Path(settings.state_dir).expanduser()) as (steps_of, problem), progress_bar() as progress:
-            found = collect(source, steps_of, people, lambda done, whole: progress("tasks", done, whole))
+            outlines = settings.polygon_tolerance
+            found = collect(source, steps_of, people, outlines, lambda done, whole: progress("tasks", done, whole))
         if problem:
             console.print(f"{problem} Without it prompts are not known.", style="yellow", markup=False, highlight=False)
         if out is not None:

@@ -8,7 +8,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2s
 from typing import Any
 
@@ -47,21 +47,15 @@ def standing_mask(parts: Sequence[StandingRegion], size: Size, remembered: Remem
 
 def is_answer(parts: Sequence[StandingRegion], mask: PackedMask, answer: PackedMask) -> bool:
     """Whether the mask of standing parts is that answer, untouched: the same but for what its form loses."""
-    shapes = {part.shape for part in parts}
-    return same_but_for_form(mask, answer, shapes, any(part.size != mask.size for part in parts))
-
-
-def same_but_for_form(mask: PackedMask, answer: PackedMask, shapes: Collection[str], resized: bool = False) -> bool:
-    """Whether two masks differ by no more than regions of these ``shapes`` lose, and those that were ``resized``."""
     if mask.size != answer.size or mask.box is None or answer.box is None:
         return False
-    allowed = max(_LOSES.get(shape, 0.0) for shape in shapes)
-    if resized:
+    allowed = max(_LOSES[part.shape] for part in parts)
+    if any(part.size != mask.size for part in parts):
         allowed = max(allowed, _LOST_BY_RESIZING)
     slack = 2 + allowed * max(mask.size)
     if any(abs(a - b) > slack for a, b in zip(mask.box, answer.box, strict=True)):
         return False
-    if "rectangle" in shapes:
+    if any(part.shape == "rectangle" for part in parts):
         return True
     one, other = mask.unpack(), answer.unpack()
     return int((one ^ other).sum()) <= 2 + allowed * int((one | other).sum())

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from exporting import CONFIG, annotation, drawn, items, pages, task
+from exporting import CONFIG as XML
+from exporting import annotation, drawn, items, pages, task
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,12 +14,13 @@ from backend.effort_tally import OTHERS, Groups, Spread, Summary, Tally, week_of
 from backend.label_config import parse_label_config
 from backend.pseudonyms import SOMEBODY, Pseudonyms
 from backend.remembered import PackedMask, Step
+from backend.results import Place, region_items
 from backend.settings import Settings
-from x2sam.structures import Point
+from x2sam.structures import Mask, Point
 
 SIZE = (40, 60)
 A, B, C = "obj000000000a", "obj000000000b", "obj000000000c"
-CONFIG = parse_label_config(CONFIG)
+CONFIG = parse_label_config(XML)
 
 
 def box(x0, y0, x1, y1):
@@ -139,6 +141,21 @@ def test_what_a_form_loses_is_no_change(control):
     assert mask.untouched and mask.overlap == 1.0
     (other,) = measured(items(TWENTY, control, A), {A: [step(TEN, click("a"))]}).masks
     assert not other.untouched and other.overlap == pytest.approx(0.5)  # a box of 10 x 10 in one of 20 x 10
+
+
+def test_a_corner_that_was_moved_is_a_change():
+    """Not hidden in what outlines lose: at a tolerance of 2 pixels a disc is an octagon or so."""
+    config = parse_label_config(XML.replace('tolerance="0"', 'tolerance="2"'))
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    disc = np.hypot(x - 30, y - 20) < 15
+    tag = config.controls["polygon"]
+    (kept,) = region_items(tag, Place(A, "image", "cat", SIZE), Mask(disc, 0.9))
+    points = [list(point) for point in kept["value"]["points"]]
+    points[0][0] += 10
+    moved = kept | {"value": kept["value"] | {"points": points}}
+    for item, untouched in ((kept, True), (moved, False)):
+        (mask,) = measure(annotation([item]), task(1), config, lambda *_: [step(disc, click("a"))]).masks
+        assert mask.untouched is untouched and (mask.overlap == 1.0) is untouched
 
 
 def test_a_larger_picture_in_the_browser():

@@ -59,7 +59,7 @@ TASKS = (
 def test_prompts_come_from_the_journal_while_a_server_has_it(journal):
     seen = []
     with steps_in(journal) as (steps_of, problem):
-        found = collect(Source(*TASKS), steps_of, None, lambda *far: seen.append(far)).as_json()
+        found = collect(Source(*TASKS), steps_of, None, 0.5, lambda *far: seen.append(far)).as_json()
     assert problem == "" and seen == [(1, 3), (2, 3), (3, 3)]
     assert (found["tasks"], found["annotations"]["with_masks"], found["annotations"]["cancelled"]) == (3, 3, 1)
     total = found["total"]
