@@ -22,4 +22,5 @@ if [ -n "$REHEARSAL_SEALED" ]; then
 fi
 user=$REHEARSAL_USER directory=$REHEARSAL_DIR
 unset REHEARSAL_ROOT REHEARSAL_USER REHEARSAL_DIR REHEARSAL_SHOWN REHEARSAL_VOLUMES REHEARSAL_SEALED
-exec chroot --userspec="$user" "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$directory" "$@"
+# signals as an engine leaves them, whatever started this
+exec env --default-signal chroot --userspec="$user" "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$directory" "$@"

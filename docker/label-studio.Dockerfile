@@ -22,4 +22,6 @@ VOLUME ["/data"]
 EXPOSE 8080
 HEALTHCHECK --interval=15s --timeout=6s --start-period=180s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/health', timeout=5)"]
+# as the first process of a container it does not hear SIGTERM
+STOPSIGNAL SIGINT
 CMD ["label-studio", "start", "--no-browser", "--internal-host", "0.0.0.0", "--port", "8080", "--enable-legacy-api-token"]

@@ -61,6 +61,7 @@ class Stage:
     entry: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     health: list[str] = field(default_factory=list)
+    stop: int = signal.SIGTERM
 
     def path(self, inside: str) -> Path:
         """Where a path of the image is on this machine."""
@@ -175,6 +176,9 @@ class Rehearsal:
     def _healthcheck(self, stage: Stage, value: str) -> None:
         stage.health = json.loads(value[value.index("CMD") + 3 :])
 
+    def _stopsignal(self, stage: Stage, value: str) -> None:
+        stage.stop = signal.Signals[value]
+
     def _expose(self, stage: Stage, value: str) -> None:
         """Tells people only."""
 
@@ -242,7 +246,7 @@ class Rehearsal:
                 time.sleep(2)
             self._tell(stage, f"HEALTHCHECK {shlex.join(stage.health)}", "run", time.monotonic() - begun)
         finally:
-            _stop(server)
+            _stop(server, stage.stop)
         command = shlex.join(stage.entry + stage.command)
         self._tell(stage, f"CMD {command} as {stage.user}, root read-only", "run")
 
@@ -261,11 +265,11 @@ def _pip_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.lower() in passed}
 
 
-def _stop(server: subprocess.Popen) -> None:
+def _stop(server: subprocess.Popen, how: int) -> None:
     """Tells the server inside the namespace to end, as an engine does, and waits for it."""
     inner = subprocess.run(["pgrep", "-P", str(server.pid)], capture_output=True, text=True).stdout.split()
     for pid in inner:
-        os.kill(int(pid), signal.SIGTERM)
+        os.kill(int(pid), how)
     try:
         server.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
