@@ -11,6 +11,7 @@ from typing import Any
 
 from x2sam.errors import WeightsError
 from x2sam.inference.preprocess import PreprocessConfig
+from x2sam.layouts import LAYOUTS, Layout, SamEncoderConfig
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,21 @@ class PixelDecoderConfig:
 
 @dataclass(frozen=True)
 class MaskDecoderConfig:
+    """``text_attention``: layers read the words; class logits lie within ``clamp``, padded classes get ``padding``."""
+
     width: int = 256
     queries: int = 200
     layers: int = 9
     heads: int = 8
     ffn: int = 2048
+    text_attention: bool = True
+    clamp: float = 50.0
+    padding: float = -1e6
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """``levels`` that read memory: 0 is stride 16, 1 stride 8, 2 stride 4."""
+    """``levels`` that read memory: 0 is stride 16, 1 stride 8, 2 stride 4. Without ``slots`` there is no memory."""
 
     width: int = 256
     slots: int = 5
@@ -67,8 +73,11 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class RegionConfig:
+    """Groups of ``pooling`` points become one token: their mean, or channel by channel their largest value."""
+
     points: int = 256
     pooling: int = 4
+    largest: bool = False
 
     @property
     def tokens(self) -> int:
@@ -131,12 +140,14 @@ def _qwen_vision(**changes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class X2SAMConfig:
-    """Everything that fixes the shapes of the network and of what goes in. ``text`` and ``vision`` are Qwen3-VL's."""
+    """Everything that fixes the shapes of the network and of what goes in. ``text`` and ``vision`` are in the words of
+    the library's classes: Qwen3-VL's, or with an X-SAM ``layout`` Phi-3's and SigLIP's."""
 
     name: str = "x2sam-4b"
+    layout: str = "x2sam"
     text: dict[str, Any] = field(default_factory=_qwen_text)
     vision: dict[str, Any] = field(default_factory=_qwen_vision)
-    mask_encoder: MaskEncoderConfig = MaskEncoderConfig()
+    mask_encoder: MaskEncoderConfig | SamEncoderConfig = MaskEncoderConfig()
     pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
     mask_decoder: MaskDecoderConfig = MaskDecoderConfig()
     memory: MemoryConfig = MemoryConfig()
@@ -150,14 +161,26 @@ class X2SAMConfig:
     def width(self) -> int:
         return self.mask_decoder.width
 
+    @property
+    def family(self) -> Layout:
+        return LAYOUTS[self.layout]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory: without it a model answers about pictures, one by one."""
+        return self.memory.slots > 0
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> X2SAMConfig:
         """Inverse of :meth:`to_dict` after JSON. Unknown or missing parts raise :class:`WeightsError`."""
+        layout = LAYOUTS.get(data.get("layout", cls.layout))
+        if layout is None:
+            raise WeightsError(f"config.json names the layout {data['layout']!r}; known are {', '.join(LAYOUTS)}")
         parts = {
-            "mask_encoder": MaskEncoderConfig,
+            "mask_encoder": _MASK_ENCODERS[layout.network],
             "pixel_decoder": PixelDecoderConfig,
             "mask_decoder": MaskDecoderConfig,
             "memory": MemoryConfig,
@@ -174,6 +197,9 @@ class X2SAMConfig:
             raise WeightsError(f"config.json does not describe an X2SAM model: {error} is missing") from error
         except (TypeError, ValueError) as error:
             raise WeightsError(f"config.json does not describe an X2SAM model: {error}") from error
+
+
+_MASK_ENCODERS = {"x2sam": MaskEncoderConfig, "xsam": SamEncoderConfig}
 
 
 def _tuples(data: dict[str, Any]) -> dict[str, Any]:

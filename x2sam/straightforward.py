@@ -77,8 +77,8 @@ def watched(model: X2SAM) -> Iterator[Watch]:
 class WordByWord(Interpreter):
     """Keeps nothing of a picture, reads the whole prompt every time and generates the answer."""
 
-    def look(self, frames: np.ndarray, task: Task, keep_prefix: bool = False) -> Looked:
-        return super().look(frames, task, keep_prefix=False)
+    def look(self, frames: np.ndarray, task: Task, keep_prefix: bool = False, encoded=None) -> Looked:
+        return super().look(frames, task, keep_prefix=False, encoded=encoded)
 
     def read(
         self, looked: Looked, turn: Turn, regions: Tensor | None = None, share: bool = False, until_seg: bool = True,

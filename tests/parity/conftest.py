@@ -24,6 +24,8 @@ import pytest
 import torch
 from reference_replay import Replay, replay
 from safetensors.torch import load_file
+from xsam_reference import Replayed, XsamCase, XsamParity, xsam_directory
+from xsam_reference import replay as replay_xsam
 
 from x2sam.config import (
     LoraSettings,
@@ -204,6 +206,8 @@ def network_config(raw: dict) -> X2SAMConfig:
 def pytest_configure(config: pytest.Config) -> None:
     directory = parity_directory()
     config.x2sam_parity = Parity(directory) if directory else None
+    directory = xsam_directory()
+    config.xsam_parity = XsamParity(directory) if directory else None
     config.x2sam_deviations = {}
 
 
@@ -221,6 +225,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if name in metafunc.fixturenames:
             cases = [case for case in parity.cases.values() if chosen(case)] if parity else missing
             metafunc.parametrize(name, cases, ids=[case.name for case in cases] if parity else None)
+    if "xsam_case" in metafunc.fixturenames:
+        xsam = metafunc.config.xsam_parity
+        cases = [case for case in xsam.cases.values() if case.task.segments] if xsam else missing
+        metafunc.parametrize("xsam_case", cases, ids=[case.name for case in cases] if xsam else None)
     if "parity_run" in metafunc.fixturenames:
         runs = [run for case in parity.cases.values() for run in case.runs.values()] if parity else missing
         metafunc.parametrize("parity_run", runs, ids=[f"{r.case.name}-{r.mode}" for r in runs] if parity else None)
@@ -260,5 +268,31 @@ def replays(parity: Parity, reference_model: X2SAM) -> Callable[[Run], Replay]:
         if key not in done:
             done[key] = replay(run, reference_model, parity.tokenizer)
         return done[key]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def xsam_parity(pytestconfig: pytest.Config) -> XsamParity:
+    if pytestconfig.xsam_parity is None:
+        pytest.skip("no reference tensors of X-SAM; set X2SAM_PARITY_DIR")
+    return pytestconfig.xsam_parity
+
+
+@pytest.fixture(scope="session")
+def xsam_model(xsam_parity: XsamParity):
+    """The reference's network, frozen, in eval mode, shared by all tests."""
+    return xsam_parity.model()
+
+
+@pytest.fixture(scope="session")
+def xsam_replays(xsam_model) -> Callable[[XsamCase], Replayed]:
+    """Every case is repeated once for all tests."""
+    done: dict[str, Replayed] = {}
+
+    def of(case: XsamCase) -> Replayed:
+        if case.name not in done:
+            done[case.name] = replay_xsam(case, xsam_model)
+        return done[case.name]
 
     return of

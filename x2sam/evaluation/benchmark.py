@@ -19,13 +19,14 @@ from x2sam.data.tasks import VIDEO, ItemKind, Task, is_sentence
 from x2sam.evaluation.contract import FrameAnswer, View
 from x2sam.evaluation.protocol import Chunk, Protocol, Question, views_of
 from x2sam.inference.clip_stream import ClipStream
-from x2sam.inference.conversation import Query, render
+from x2sam.inference.conversation import Query
 from x2sam.inference.engine import Engine
 from x2sam.inference.interpreter import Looked, Reading
 from x2sam.inference.looking import Looking
 from x2sam.inference.postprocess import Quirks, Rule, Segments
 from x2sam.inference.preprocess import linspace_indices, rate_indices, region_masks
 from x2sam.inference.scheduler import Priority
+from x2sam.layouts import X2SAM_LAYOUT, Layout
 from x2sam.model.x2sam import FrameFeatures
 
 QUIRKS = Quirks(leave_unclaimed=False, rate_small=False)
@@ -80,14 +81,15 @@ class LookedAt:
             generator = torch.Generator().manual_seed(self.engine.seed)
             stage3 = self.looking.encoded(places[0]).stage3
             tokens = self.looking.model.region_tokens(stage3, regions, generator)
-        rules = rules_of(question, self.protocol, regions)
+        layout = self.looking.model.config.family
+        rules = rules_of(question, self.protocol, regions, layout)
         if task.generates:
             return interpreter.generate(looked, task, Query(), self.engine.generate_limit), rules
         if task.items is ItemKind.REGIONS:
             query = Query(regions=len(question.items))
         else:
             query = Query(phrases=question.items, sentence=is_sentence(question.items[0]))
-        condition = interpreter.read(looked, render(task, query), tokens, share=task.shares_conditions)
+        condition = interpreter.read(looked, interpreter.render(task, query), tokens, share=task.shares_conditions)
         return Reading(condition, question.items), rules
 
     def _looked(self, task: Task, places: list[int]) -> Looked:
@@ -103,7 +105,8 @@ class LookedAt:
         key = (task.modality, *shown)
         if key not in self._seen:
             frames = np.stack([self.looking.picture(i) for i in shown])
-            self._seen = {key: self.looking.interpreter.look(frames, task)}
+            encoded = lambda: self.looking.encoded(shown[0])  # noqa: E731
+            self._seen = {key: self.looking.interpreter.look(frames, task, encoded=encoded)}
         return self._seen[key]
 
     def _step(self, stream: ClipStream, place: int, last: bool) -> dict[str, Segments]:
@@ -118,10 +121,12 @@ class LookedAt:
         return looking.cache.get((looking.key, "later", place), make)
 
 
-def rules_of(question: Question, protocol: Protocol, regions: torch.Tensor | None) -> dict[str, Rule]:
+def rules_of(
+    question: Question, protocol: Protocol, regions: torch.Tensor | None, layout: Layout = X2SAM_LAYOUT
+) -> dict[str, Rule]:
     """The rules by which an answer is read, by view; ``regions`` int64 (K, H, W) at the network's size."""
     task = question.task
-    rule = Rule(task, protocol.threshold_for(task), quirks=QUIRKS)
+    rule = Rule(task, protocol.threshold_for(task), quirks=QUIRKS, layout=layout)
     if task.items is ItemKind.CATEGORIES:
         count = len(question.things)
         things = {"panoptic": question.things, "semantic": (False,) * count, "instances": (True,) * count}

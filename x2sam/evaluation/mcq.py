@@ -103,12 +103,13 @@ class LikelyLetters:
 
     def _read(self, session: Any, question: ChoiceQuestion) -> np.ndarray:
         from x2sam.data.tasks import find_task
-        from x2sam.inference.conversation import Query, expand, render
+        from x2sam.inference.conversation import Query, expand
 
         interpreter = session.looking.interpreter
         task = find_task("chat", session.modality)
         looked = session.looking.looked(task, 0)
-        tokens = interpreter.encoder.encode(render(task, Query(question=question.text), answer=False), looked.grid)
+        turn = interpreter.render(task, Query(question=question.text), answer=False)
+        tokens = interpreter.encoder.encode(turn, looked.grid)
         expanded = expand(tokens, looked.visual.rows.shape[0])
         _, states = interpreter.states(looked, expanded, None)
         likely = interpreter.language.word_logits(states[:, -1]).float().log_softmax(-1)[0]

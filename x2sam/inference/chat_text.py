@@ -1,7 +1,7 @@
 """A prompt in the words the model was trained on: what is asked, and the one turn of chat that asks it.
 
 One turn reads ``<|im_start|>user\\n{visual}{question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n``;
-there is no system turn.
+there is no system turn. Families of checkpoints with other marks have a row in :data:`STYLES`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..data.tasks import CategoryList, ItemKind, Task, is_sentence, templates_of
 from ..data.tokenizer import PHRASE_CLOSE, PHRASE_OPEN, TURN_END, TURN_START, VISION_END, VISION_START
@@ -17,8 +17,48 @@ from ..errors import PromptError
 from ..structures import Prompt
 
 REGION_MARK = "<region>"
-VISUAL_MARKS = {"image": f"{VISION_START}<image>{VISION_END}", "video": f"{VISION_START}<video>{VISION_END}"}
-_MARKS = re.compile(r"<\|[^<>|]{1,40}\|>|<SEG>|</?p>|<image>|<video>|<region>")
+
+
+@dataclass(frozen=True)
+class ChatStyle:
+    """How a family of models writes a turn.
+
+    opening, reply, end:       what stands before the picture, between question and answer, behind the answer
+    vision_start, vision_end:  around the rows of a picture
+    after_picture:             between the picture and the question
+    bos:                       token that the sequence starts with, "" for none
+    blank_pieces:              pieces of blanks between regions are tokens too
+    full_stop:                 a caption always ends with one
+    """
+
+    opening: str = f"{TURN_START}user\n"
+    reply: str = f"{TURN_END}\n{TURN_START}assistant\n"
+    end: str = TURN_END
+    vision_start: str = VISION_START
+    vision_end: str = VISION_END
+    after_picture: str = ""
+    bos: str = ""
+    blank_pieces: bool = False
+    full_stop: bool = True
+
+    def mark(self, modality: str) -> str:
+        """Where the rows of an ``image`` or ``video`` go."""
+        return f"{self.vision_start}<{modality}>{self.vision_end}"
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The marks that a tokenizer must know as one token each."""
+        found = _MARKS.findall(self.opening + self.reply + self.end + self.vision_start + self.vision_end)
+        return (*dict.fromkeys(found), *filter(None, [self.bos]))
+
+
+_MARKS = re.compile(r"<\|[^<>|]{1,40}\|>|<SEG>|</?[ps]>|<unk>|<image>|<video>|<region>")
+QWEN3 = ChatStyle()
+_PHI3 = ChatStyle(
+    "<|user|>\n", "<|end|>\n<|assistant|>\n", "<|end|>", "", "", after_picture="\n", bos="<s>", blank_pieces=True,
+    full_stop=False,
+)  # fmt: skip
+STYLES = {"qwen3": QWEN3, "phi3": _PHI3, "phi3-2026": replace(_PHI3, after_picture="", full_stop=True)}
 _LONGEST_TEXT = 4000
 
 
@@ -112,9 +152,10 @@ def query_of(task: Task, prompt: Prompt, regions: int = 0) -> Query:
 
 
 def render(
-    task: Task, query: Query, rng: random.Random | None = None, answer: bool = True, suffix: bool = True
-) -> Turn:
-    """The text of one turn.
+    task: Task, query: Query, rng: random.Random | None = None, answer: bool = True, suffix: bool = True,
+    style: ChatStyle = QWEN3,
+) -> Turn:  # fmt: skip
+    """The text of one turn, in the ``style`` of a family of models.
 
     Without ``rng`` the task's served templates are used, so equal queries give equal text. With it one ``rng.random()``
     (heads: give the known explanation) comes first, then ``rng.choice`` for the question and for the answer; that
@@ -124,14 +165,14 @@ def render(
     if task.templates is None:
         question, reply = clean_text(query.question or ""), ""
     else:
-        question, reply = _question_answer(task, query, rng)
-    text = f"{TURN_START}user\n{VISUAL_MARKS[task.modality]}{question}{TURN_END}\n{TURN_START}assistant\n"
+        question, reply = _question_answer(task, query, rng, style.full_stop)
+    text = f"{style.opening}{style.mark(task.modality)}{style.after_picture}{question}{style.reply}"
     if not answer or not reply:
         return Turn(text)
-    return Turn(text, reply + (TURN_END if suffix else ""))
+    return Turn(text, reply + (style.end if suffix else ""))
 
 
-def _question_answer(task: Task, query: Query, rng: random.Random | None) -> tuple[str, str]:
+def _question_answer(task: Task, query: Query, rng: random.Random | None, full_stop: bool) -> tuple[str, str]:
     known = templates_of(task.templates or "")
     questions, answers = known.questions, known.answers
     prefix, caption = "", clean_text(query.caption, keep_phrases=True) if query.caption else ""
@@ -147,7 +188,7 @@ def _question_answer(task: Task, query: Query, rng: random.Random | None) -> tup
     reply = answers[task.served[1]] if rng is None else rng.choice(answers)
     if task.items is ItemKind.NONE:
         if caption:
-            prefix = _full_stop(caption) + " "
+            prefix = (_full_stop(caption) if full_stop else caption) + " "
     else:
         question = question.replace("{items}", _items(task, query))
         reply = reply.replace("{caption}", caption)

@@ -16,12 +16,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..data.tasks import template_texts
-from ..data.tokenizer import PHRASE_CLOSE, PHRASE_OPEN, SEG, TURN_END, TURN_START, VISION_END, VISION_START
+from ..data.tasks import IMAGE, VIDEO, template_texts
+from ..data.tokenizer import PHRASE_CLOSE, PHRASE_OPEN, SEG
 from ..errors import PromptError, WeightsError
 from .chat_text import (
+    QWEN3,
     REGION_MARK,
-    VISUAL_MARKS,
+    ChatStyle,
     Query,
     Turn,
     category_phrase,
@@ -32,7 +33,7 @@ from .chat_text import (
 )
 
 __all__ = [
-    "IGNORE", "REGION", "VISUAL", "ChatEncoder", "ChatTokens", "ExpandedTokens", "Generated", "Query", "Turn",
+    "IGNORE", "REGION", "VISUAL", "ChatEncoder", "ChatStyle", "ChatTokens", "ExpandedTokens", "Generated", "Query", "Turn",
     "category_phrase", "clean_text", "expand", "fake_timestamps", "parse_generated", "patch_timestamps",
     "phrase_spans", "prefix_length", "query_of", "render", "tag_caption",
 ]  # fmt: skip
@@ -115,16 +116,19 @@ class ChatEncoder:
 
     tokenizer: a fast tokenizer that knows ``<SEG>``, ``<p>``, ``</p>`` and the turn and vision marks
     merge:     the vision tower joins ``merge`` x ``merge`` patches to one row
+    style:     that of the model's family, in which the turns are written
     """
 
-    def __init__(self, tokenizer, merge: int = 2):
+    def __init__(self, tokenizer, merge: int = 2, style: ChatStyle = QWEN3):
         vocabulary = tokenizer.get_vocab()
-        needed = (SEG, PHRASE_OPEN, PHRASE_CLOSE, TURN_START, TURN_END, VISION_START, VISION_END)
+        needed = (SEG, PHRASE_OPEN, PHRASE_CLOSE, *style.tokens)
         missing = [token for token in needed if token not in vocabulary]
         if missing:
             raise WeightsError(f"the tokenizer lacks {', '.join(missing)}; use the one stored beside the model")
         self.tokenizer = tokenizer
         self.merge = merge
+        self.style = style
+        self._begin = [vocabulary[style.bos]] if style.bos else []
         self.seg_id, self.open_id, self.close_id = (vocabulary[token] for token in needed[:3])
         self._backend = tokenizer.backend_tokenizer
         self._visual_ids = lru_cache(maxsize=16)(self._tokenise_visual)
@@ -159,25 +163,26 @@ class ChatEncoder:
 
     def rendered(self, turn: Turn, grid: tuple[int, int, int], timestamps: Sequence[float] | None = None) -> str:
         """The turn's text with one ``<|placeholder|>`` per visual row, for people and logs."""
-        mark, kind = _visual_mark(turn.input)
-        pieces = _visual_pieces(kind, grid, self.merge, timestamps)
+        mark, kind = self._visual_mark(turn.input)
+        pieces = self._visual_pieces(kind, grid, timestamps)
         visual = "".join(text + "<|placeholder|>" * rows for text, rows in pieces)
-        return turn.input.replace(mark, visual + VISION_END) + (turn.output + "\n" if turn.output else "")
+        told = turn.input.replace(mark, visual + self.style.vision_end) + (turn.output + "\n" if turn.output else "")
+        return self.style.bos + told
 
     def _input_ids(self, text: str, grid, timestamps) -> np.ndarray:
-        mark, kind = _visual_mark(text)
+        mark, kind = self._visual_mark(text)
         if not mark:
-            return np.array(self._region_pieces(text), dtype=np.int64)
+            return np.array(self._begin + self._region_pieces(text), dtype=np.int64)
         if grid is None:
             raise PromptError("the question is about a picture, but the size of the picture is not given")
         head, _, question = text.partition(mark)
         times = None if timestamps is None else tuple(timestamps)
         prefix = self._visual_ids(head, kind, tuple(int(n) for n in grid), times)
-        return np.concatenate([prefix, np.array(self._region_pieces(VISION_END + question), dtype=np.int64)])
+        return np.concatenate([prefix, np.array(self._region_pieces(self.style.vision_end + question), dtype=np.int64)])
 
     def _tokenise_visual(self, head: str, kind: str, grid: tuple[int, int, int], times) -> np.ndarray:
-        ids: list[int] = []
-        for index, (text, rows) in enumerate(_visual_pieces(kind, grid, self.merge, times)):
+        ids = list(self._begin)
+        for index, (text, rows) in enumerate(self._visual_pieces(kind, grid, times)):
             ids += self._ids(head + text if index == 0 else text) + [VISUAL] * rows
         array = np.array(ids, dtype=np.int64)
         array.setflags(write=False)
@@ -187,8 +192,28 @@ class ChatEncoder:
         ids: list[int] = []
         for index, piece in enumerate(text.split(REGION_MARK)):
             ids += [REGION] * (index > 0)
-            ids += self._ids(piece) if piece.strip() else []
+            ids += self._ids(piece) if piece.strip() or (piece and self.style.blank_pieces) else []
         return ids
+
+    def _visual_mark(self, text: str) -> tuple[str, str]:
+        for kind in (IMAGE, VIDEO):
+            mark = self.style.mark(kind)
+            if mark in text:
+                return mark, kind
+        return "", ""
+
+    def _visual_pieces(self, kind: str, grid, timestamps: Sequence[float] | None) -> list[tuple[str, int]]:
+        """(text, number of visual rows behind it) for each temporal patch, the last closing mark left out."""
+        steps, height, width = grid
+        rows = height * width // self.merge**2
+        start, end = self.style.vision_start, self.style.vision_end
+        if kind == IMAGE:
+            return [(start, steps * rows)]
+        times = fake_timestamps(steps) if timestamps is None else timestamps
+        if len(times) != steps:
+            raise PromptError(f"{len(times)} time stamps were given for {steps} temporal patches")
+        texts = [f"<{seconds:.1f} seconds>{start}" for seconds in times]
+        return [(end * (index > 0) + text, rows) for index, text in enumerate(texts)]
 
     def _ids(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
@@ -201,26 +226,6 @@ class ChatEncoder:
         at = np.flatnonzero(token_ids == self.seg_id)
         seg_ids[at] = np.arange(len(at))
         return cond_ids, seg_ids
-
-
-def _visual_mark(text: str) -> tuple[str, str]:
-    for kind, mark in VISUAL_MARKS.items():
-        if mark in text:
-            return mark, kind
-    return "", ""
-
-
-def _visual_pieces(kind: str, grid, merge: int, timestamps: Sequence[float] | None) -> list[tuple[str, int]]:
-    """(text, number of visual rows behind it) for each temporal patch, the last ``<|vision_end|>`` left out."""
-    steps, height, width = grid
-    rows = height * width // merge**2
-    if kind == "image":
-        return [(VISION_START, steps * rows)]
-    times = fake_timestamps(steps) if timestamps is None else timestamps
-    if len(times) != steps:
-        raise PromptError(f"{len(times)} time stamps were given for {steps} temporal patches")
-    texts = [f"<{seconds:.1f} seconds>{VISION_START}" for seconds in times]
-    return [(VISION_END * (index > 0) + text, rows) for index, text in enumerate(texts)]
 
 
 def phrase_spans(token_ids: np.ndarray, open_id: int, close_id: int) -> list[tuple[int, int]]:

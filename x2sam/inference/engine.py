@@ -59,7 +59,7 @@ class Engine:
         self.snap, self.memory, self.seed, self.generate_limit = snap, memory, seed, generate_limit
         self.store: FeatureStore | None = None
         if store and store_bytes:
-            numbers = f"{self.version} {model.no_memory_embedding.dtype}"
+            numbers = f"{self.version} {model.dtype}"
             new_cache = self.interpreter.language.new_cache
             self.store = FeatureStore(store, store_bytes, numbers, self.device, new_cache)
         self.cache = FeatureCache(cache_bytes, self.store)

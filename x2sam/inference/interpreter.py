@@ -8,7 +8,7 @@ values up to the last of them) is computed once, in :meth:`Interpreter.look`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from x2sam.data.tasks import ItemKind, Task
-from x2sam.data.tokenizer import END_OF_TEXT, TURN_END
+from x2sam.data.tokenizer import END_OF_TEXT
 from x2sam.errors import PromptError
+from x2sam.inference.chat_text import STYLES
 from x2sam.inference.conversation import (
     ChatEncoder,
     ExpandedTokens,
@@ -31,10 +32,10 @@ from x2sam.inference.conversation import (
     prefix_length,
     render,
 )
-from x2sam.inference.preprocess import vlm_image, vlm_video
+from x2sam.inference.preprocess import mask_frames, vlm_view
 from x2sam.model.mask_decoder import Condition
 from x2sam.model.vision_language import VisualRows
-from x2sam.model.x2sam import X2SAM
+from x2sam.model.x2sam import X2SAM, EncodedFrame
 
 
 @dataclass(eq=False)
@@ -84,21 +85,34 @@ class Interpreter:
     def __init__(self, model: X2SAM, tokenizer):
         self.model = model
         self.language = model.vision_language
-        self.encoder = ChatEncoder(tokenizer, model.config.preprocess.merge)
-        self.stops = set(tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT]))
+        self.encoder = ChatEncoder(tokenizer, model.config.preprocess.merge, STYLES[model.config.family.chat])
+        self.stops = set(tokenizer.convert_tokens_to_ids([self.encoder.style.end, END_OF_TEXT]))
 
     @property
     def device(self) -> torch.device:
-        return self.model.no_memory_embedding.device
+        return self.model.device
 
-    def look(self, frames: np.ndarray, task: Task, keep_prefix: bool = True) -> Looked:
-        """``frames`` uint8 (T, H, W, 3); the task's modality decides between picture and clip processing."""
-        view = (vlm_video if task.modality == "video" else vlm_image)(frames, self.model.config.preprocess)
+    def render(self, task: Task, query: Query, rng: random.Random | None = None, **settings: bool) -> Turn:
+        """The turn in the words of this model's family; see :func:`x2sam.inference.chat_text.render`."""
+        return render(task, query, rng, style=self.encoder.style, **settings)
+
+    def look(
+        self, frames: np.ndarray, task: Task, keep_prefix: bool = True,
+        encoded: Callable[[], EncodedFrame] | None = None,
+    ) -> Looked:  # fmt: skip
+        """``frames`` uint8 (T, H, W, 3); the task's modality decides between picture and clip processing.
+
+        encoded: gives the mask encoder's maps of the first frame, for models whose words look at them too; where it is
+                 not given these make them
+        """
+        view = vlm_view(frames, task.modality, self.model.config.preprocess)
         grid = torch.tensor([view.grid], device=self.device)
-        visual = self.language.see(view.patches.to(self.device), grid)
+        make = encoded or (lambda: self.encode(frames[0]))
+        scene = lambda: self.model.mask_encoder.region_map(make().stage3)  # noqa: E731
+        visual = self.language.see(view.patches.to(self.device), grid, scene)
         looked = Looked(visual, view.grid, None, 0)
         if keep_prefix:
-            turn = render(task, Query(question="?", phrases=("?",), regions=1), answer=False)
+            turn = self.render(task, Query(question="?", phrases=("?",), regions=1), answer=False)
             tokens = self.encoder.encode(turn, view.grid)
             # regions stand behind the picture: for the prefix they count as one row each
             expanded = expand(tokens, tokens.visual_rows, [1] * tokens.regions)
@@ -106,6 +120,11 @@ class Interpreter:
             looked.prefix, looked.prefix_length = self.language.new_cache(), length
             self._read(looked, _cut(expanded, slice(0, length)), None, looked.prefix)
         return looked
+
+    def encode(self, frame: np.ndarray) -> EncodedFrame:
+        """The mask encoder's maps of a picture uint8 (H, W, 3)."""
+        pixels = mask_frames(frame, self.model.config.preprocess).pixels
+        return self.model.encode(pixels.to(self.device, self.model.dtype))
 
     def read(
         self,
@@ -139,7 +158,7 @@ class Interpreter:
 
         ``forced`` gives the ids to take instead of the most likely ones; ``regions`` as in :meth:`read`.
         """
-        turn = render(task, query, rng, answer=False)
+        turn = self.render(task, query, rng, answer=False)
         tokens = self._tokens(looked, turn, regions, until_seg=False)
         start, states, output = self._decode(looked, tokens, regions, limit, forced)
         parsed = parse_generated(output, self.encoder.tokenizer, tokens, states=states.shape[1] + start - len(tokens))
@@ -161,7 +180,7 @@ class Interpreter:
         if task.items is ItemKind.NONE:
             phrases = parsed.phrases or (parsed.text or "the main object",)
             query = replace(query, caption=parsed.caption if parsed.phrases else f"<p>{phrases[0]}</p>")
-        tokens = self._tokens(looked, render(task, query, rng), regions, until_seg=True)
+        tokens = self._tokens(looked, self.render(task, query, rng), regions, until_seg=True)
         start, states = self.states(looked, tokens, regions)
         condition = self._condition(states, tokens.cond_ids[start:], tokens.seg_ids[start:], task.shares_conditions)
         return Reading(condition, phrases, parsed.text)

@@ -16,7 +16,7 @@ from x2sam.errors import FramesError
 from x2sam.inference.feature_cache import FeatureCache, Sized
 from x2sam.inference.frames import FrameSource
 from x2sam.inference.interpreter import Interpreter, Looked
-from x2sam.inference.preprocess import FrameSizes, frame_sizes, mask_frames
+from x2sam.inference.preprocess import FrameSizes, frame_sizes
 from x2sam.model.x2sam import X2SAM, EncodedFrame, FrameFeatures
 from x2sam.stages import stage
 
@@ -106,8 +106,7 @@ class Looking:
 
     def encode(self, frame: int) -> EncodedFrame:
         """The mask encoder's maps, not cached: for frames that are visited once."""
-        pixels = mask_frames(self.picture(frame), self.model.config.preprocess).pixels
-        return self.model.encode(pixels.to(self.interpreter.device, self.model.no_memory_embedding.dtype))
+        return self.interpreter.encode(self.picture(frame))
 
     def features(self, frame: int) -> FrameFeatures:
         """Of a picture, or of the frame that a track starts from."""
@@ -129,7 +128,11 @@ class Looking:
     def looked(self, task: Task, frame: int) -> Looked:
         """What the language model sees when frame ``frame`` is prompted: that one first, then others evenly spread."""
         shown = self.shown(task, frame)
-        make = lambda: self.interpreter.look(np.stack([self._same_size(i, frame) for i in shown]), task)  # noqa: E731
+
+        def make() -> Looked:
+            frames = np.stack([self._same_size(i, frame) for i in shown])
+            return self.interpreter.look(frames, task, encoded=lambda: self.encoded(frame))
+
         return self._kept(f"looked {task.modality}", shown, make)
 
     def shown(self, task: Task, frame: int) -> list[int]:

@@ -36,12 +36,38 @@ def overlap(masks: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return inter / union.clamp(min=1.0)
 
 
+def box_overlap(masks: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """IoU of the tight boxes of bool masks (n, H, W) with that of one bool mask (H, W). float32 (n,)."""
+    boxes, (other,) = _tight_boxes(masks), _tight_boxes(reference[None])
+    low, high = torch.maximum(boxes[:, :2], other[:2]), torch.minimum(boxes[:, 2:], other[2:])
+    inter = (high - low).clamp(min=0).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return inter / (areas + (other[2:] - other[:2]).prod() - inter).clamp(min=1.0)
+
+
+def _tight_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """First and last row and column of bool masks (n, H, W) as (y0, x0, y1, x1), the last ones exclusive; zeros for an
+    empty mask. float32 (n, 4)."""
+    sides = []
+    for along in (2, 1):
+        hit = masks.any(along)
+        count = hit.shape[1]
+        first = hit.float().argmax(1)
+        sides.append((first, (count - hit.flip(1).float().argmax(1)) * hit.any(1)))
+    (y0, y1), (x0, x1) = sides
+    return torch.stack((y0, x0, y1, x1), 1).float()
+
+
+OVERLAPS = {"mask": overlap, "box": box_overlap}
+
+
 def prompted_region(
-    prediction: Prediction, region: torch.Tensor, threshold: float = 0.5, quirks: Quirks = MENDED
+    prediction: Prediction, region: torch.Tensor, threshold: float = 0.5, quirks: Quirks = MENDED, compare: str = "mask"
 ) -> Segments:
     """Interactive segmentation: of the queries that reach the threshold (else the best) the one most like the prompt.
 
-    region: the prompt (H, W) at the network's size
+    region:  the prompt (H, W) at the network's size
+    compare: what of the two overlaps: the ``mask``, or as X-SAM has it the ``box`` around it; of equals the first
     """
     rated = rate_instances(prediction, 0.0, quirks)
     full = rated.areas > 0
@@ -53,7 +79,7 @@ def prompted_region(
     keep = torch.nonzero(good).flatten()
     prompt = prompt_like(prediction, region.to(keep.device), quirks) > 0
     candidates = prediction.chunks(rated.queries[keep], small=quirks.rate_small)
-    similar = torch.cat([overlap(logits > 0, prompt) for _, logits in candidates])
+    similar = torch.cat([OVERLAPS[compare](logits > 0, prompt) for _, logits in candidates])
     chosen = keep[similar.argmax()].view(1)
     masks = prediction.at_picture_size(rated.queries[chosen]) > 0
     return make_segments(masks, rated.scores[chosen], rated.categories[chosen], torch.ones(1))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from x2sam.data.prompts import click_radius, disc, prompt_region
 from x2sam.data.tasks import Task
 from x2sam.errors import PromptError
-from x2sam.inference.conversation import Query, render
+from x2sam.inference.conversation import Query
 from x2sam.inference.looking import Looking
 from x2sam.inference.preprocess import FrameSizes, region_masks
 from x2sam.inference.sketch import paint_clicks, paint_mask, paint_region
@@ -78,7 +78,7 @@ class ObjectRounds:
         looked = self.looking.looked(task, frame)
         generator = torch.Generator().manual_seed(self.seed)
         tokens = self.model.region_tokens(self.looking.encoded(frame).stage3, region[None], generator)
-        turn = render(task, Query(regions=1))
+        turn = self.looking.interpreter.render(task, Query(regions=1))
         return self.looking.interpreter.read(looked, turn, tokens)
 
     def _sketched(self, prompt: Prompt, before: Round | None, mask_before, frame: int, task: Task) -> Round:

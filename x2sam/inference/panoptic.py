@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,23 +12,24 @@ import torch
 from .query_masks import CHUNK_BYTES, MENDED, Prediction, Quirks, Segments, make_segments, no_segments
 
 
-def semantic(prediction: Prediction, quirks: Quirks = MENDED, floor: float = 0.5) -> Segments:
+def semantic(
+    prediction: Prediction, quirks: Quirks = MENDED, floor: float = 0.5, summed_at: str = "picture"
+) -> Segments:
     """One segment per category that is there; its id is the category.
 
     Each pixel goes to the category with the largest sum over queries of class score x mask probability.
-    floor: with ``quirks.leave_unclaimed`` a pixel whose largest sum is smaller belongs to no category.
+    floor:     with ``quirks.leave_unclaimed`` a pixel whose largest sum is smaller belongs to no category.
+    summed_at: at the size of the ``picture``, or as X-SAM does of the ``network``; a few pixels of borders differ.
     """
     scores = prediction.scores()
     sizes = prediction.sizes.original
     best = torch.full(sizes, -1.0, device=scores.device)
     winner = torch.zeros(sizes, dtype=torch.long, device=scores.device)
     every = torch.arange(prediction.queries, device=scores.device)
-    at_once = max(1, int(CHUNK_BYTES / (4 * sizes[0] * sizes[1])))
+    pixels = max(math.prod(sizes), math.prod(prediction.sizes.network))
+    at_once = max(1, int(CHUNK_BYTES / (4 * pixels)))
     for start in range(0, scores.shape[1], at_once):
-        part = scores[:, start : start + at_once]
-        sums = torch.zeros((part.shape[1], *sizes), device=scores.device)
-        for queries, logits in prediction.chunks(every):
-            sums += torch.einsum("qc,qhw->chw", part[queries], logits.sigmoid())
+        sums = _SUMS[summed_at](prediction, every, scores[:, start : start + at_once])
         value, index = sums.max(0)
         better = value > best
         winner[better] = index[better] + start
@@ -40,6 +42,25 @@ def semantic(prediction: Prediction, quirks: Quirks = MENDED, floor: float = 0.5
     values = torch.stack([best[mask].mean().clamp(max=1.0) for mask in masks])
     kinds = torch.tensor(present)
     return make_segments(masks, values, kinds, kinds, things=torch.zeros(len(kinds)))
+
+
+def _summed_at_picture_size(prediction: Prediction, every: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Of the categories of ``scores`` (Q, k) the sum over queries of score x probability, (k, H, W)."""
+    sums = torch.zeros((scores.shape[1], *prediction.sizes.original), device=scores.device)
+    for queries, logits in prediction.chunks(every):
+        sums += torch.einsum("qc,qhw->chw", scores[queries], logits.sigmoid())
+    return sums
+
+
+def _summed_at_network_size(prediction: Prediction, every: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The same, added up first and brought to picture size then."""
+    sums = torch.zeros((scores.shape[1], *prediction.sizes.network), device=scores.device)
+    for queries in every.split(max(1, int(CHUNK_BYTES / (4 * math.prod(prediction.sizes.network))))):
+        sums += torch.einsum("qc,qhw->chw", scores[queries], prediction.at_network_size(queries).sigmoid())
+    return prediction.fitted(sums)
+
+
+_SUMS = {"picture": _summed_at_picture_size, "network": _summed_at_network_size}
 
 
 @dataclass

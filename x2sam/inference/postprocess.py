@@ -13,6 +13,7 @@ import torch
 
 from ..data.tasks import Task
 from ..errors import PromptError
+from ..layouts import X2SAM_LAYOUT, Layout
 from .object_choice import ObjectAnchor, ObjsegState, prompted_region, tracked_object
 from .panoptic import PanopticLimits, PanopticState, continue_ids, panoptic, semantic
 from .query_masks import MENDED, Prediction, Quirks, Segments, make_segments, no_segments, rate_instances
@@ -99,6 +100,7 @@ class Rule:
     region:      int64 (H, W), the prompt of intseg and objseg at the network's size
     regions:     number of prompted regions, for "all like this"
     generalised: a phrase may name several objects or, with ``allow_none``, nothing
+    layout:      the model's family: two rules differ between them
     """
 
     task: Task
@@ -110,6 +112,7 @@ class Rule:
     allow_none: bool = False
     limits: PanopticLimits = field(default_factory=PanopticLimits)
     quirks: Quirks = MENDED
+    layout: Layout = X2SAM_LAYOUT
 
     @property
     def least(self) -> float:
@@ -154,7 +157,7 @@ def _categories(rule: Rule, prediction: Prediction, state: State | None) -> Segm
     if all(things):
         return _numbered(instances(prediction, rule.least, rule.quirks), rule, state)
     if not any(things):
-        return semantic(prediction, rule.quirks)
+        return semantic(prediction, rule.quirks, summed_at=rule.layout.semantic)
     return panoptic(prediction, things, replace(rule.limits, score=rule.least), rule.quirks, state)
 
 
@@ -170,6 +173,10 @@ def _numbered(found: Segments, rule: Rule, state: State | None) -> Segments:
     return found
 
 
+def _prompted(rule: Rule, prediction: Prediction, state: State | None) -> Segments:
+    return prompted_region(prediction, _region(rule), rule.least, rule.quirks, rule.layout.overlap)
+
+
 def _object(rule: Rule, prediction: Prediction, state: State | None) -> Segments:
     return tracked_object(prediction, state or new_state(rule), rule.least, rule.quirks)
 
@@ -179,6 +186,6 @@ _SELECT: dict[str, Callable[[Rule, Prediction, State | None], Segments]] = {
     "phrases": lambda rule, prediction, state: best_query_per_phrase(prediction),
     "categories": _categories,
     "instances": _instances,
-    "region": lambda rule, prediction, state: prompted_region(prediction, _region(rule), rule.least, rule.quirks),
+    "region": _prompted,
     "object": _object,
 }

@@ -31,6 +31,9 @@ class PreprocessConfig:
     vlm_mean, vlm_std, mask_mean, mask_std: per channel, for pixels scaled to 0..1
     mask_size:     (H, W) of the mask encoder's input
     keep_aspect:   scale the longer side to ``max(mask_size)`` and pad right and below, instead of stretching
+    square, square_pad, scene: of X-SAM: the side that the vision tower's pictures are stretched to, 0 where their size
+                   follows the picture; whether they are padded to a square before; the mask encoder's pixels per side
+                   of one further row that the language model sees
     sample_fps, min_frames, max_frames, assumed_fps: how a clip is thinned for the language model where that is wanted
     """
 
@@ -43,6 +46,9 @@ class PreprocessConfig:
     vlm_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     mask_size: tuple[int, int] = (1024, 1024)
     keep_aspect: bool = False
+    square: int = 0
+    square_pad: bool = False
+    scene: int = 0
     mask_mean: tuple[float, ...] = IMAGENET_MEAN
     mask_std: tuple[float, ...] = IMAGENET_STD
     sample_fps: float = 2.0
@@ -178,6 +184,21 @@ def vlm_image(frame: np.ndarray, config: PreprocessConfig) -> VisualInput:
     return _patchify(pixels.expand(config.temporal_patch, -1, -1, -1), config)
 
 
+def square_image(frame: np.ndarray, config: PreprocessConfig) -> VisualInput:
+    """One picture for SigLIP: ``patches`` are pixels (1, 3, side, side), ``grid`` counts the rows that the language
+    model sees, those of the mask encoder included (X-SAM, implementation details)."""
+    picture = Image.fromarray(check_frames(frame)[0])
+    if config.square_pad and picture.width != picture.height:
+        side = max(picture.size)
+        canvas = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in config.vlm_mean))
+        canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        picture = canvas
+    resized = np.asarray(picture.resize((config.square, config.square), Image.Resampling.BILINEAR))
+    pixels = _normalise(torch.from_numpy(resized.copy()).permute(2, 0, 1)[None], config.vlm_mean, config.vlm_std)
+    rows = (config.square // config.patch) ** 2 + math.prod(side // config.scene for side in config.mask_size)
+    return VisualInput(pixels, (1, rows, 1))
+
+
 def vlm_video(frames: np.ndarray, config: PreprocessConfig) -> VisualInput:
     """A clip for the vision tower; the last frame is repeated to fill the last temporal patch."""
     frames = check_frames(frames)
@@ -188,6 +209,13 @@ def vlm_video(frames: np.ndarray, config: PreprocessConfig) -> VisualInput:
     missing = -len(pixels) % config.temporal_patch
     pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
     return _patchify(pixels, config)
+
+
+def vlm_view(frames: np.ndarray, modality: str, config: PreprocessConfig) -> VisualInput:
+    """What the vision tower reads of a picture or clip."""
+    if config.square:
+        return square_image(frames, config)
+    return (vlm_video if modality == "video" else vlm_image)(frames, config)
 
 
 def _patchify(pixels: torch.Tensor, config: PreprocessConfig) -> VisualInput:

@@ -58,7 +58,7 @@ MENDED = Quirks.mended()
 class Prediction:
     """What the network says about one frame.
 
-    mask_logits:  float (Q, h, w) at a quarter of the network's size
+    mask_logits:  float (Q, h, w) at a quarter of the network's size (X-SAM: an eighth)
     class_logits: float (Q, K + 1), the last column is the background
     """
 
@@ -76,11 +76,18 @@ class Prediction:
 
     def at_picture_size(self, queries: torch.Tensor) -> torch.Tensor:
         """Mask logits float32 (n, H, W) of the queries with these indices."""
+        return self.fitted(self.at_network_size(queries))
+
+    def at_network_size(self, queries: torch.Tensor) -> torch.Tensor:
+        """Mask logits float32 (n, S, S), padding included."""
         logits = self.mask_logits[queries][None].float()
-        logits = F.interpolate(logits, self.sizes.network, mode="bilinear", align_corners=False)
+        return F.interpolate(logits, self.sizes.network, mode="bilinear", align_corners=False)[0]
+
+    def fitted(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps (n, S, S) at the network's size brought to the picture's, (n, H, W), the padding cut off."""
         height, width = self.sizes.scaled
-        logits = logits[..., :height, :width]
-        return F.interpolate(logits, self.sizes.original, mode="bilinear", align_corners=False)[0]
+        inside = maps[None, :, :height, :width]
+        return F.interpolate(inside, self.sizes.original, mode="bilinear", align_corners=False)[0]
 
     def at_own_size(self, queries: torch.Tensor) -> torch.Tensor:
         """Mask logits float32 (n, h, w) as the network gave them, the padding cut off."""

@@ -11,7 +11,7 @@ import torch
 from x2sam.data.masks import mask_bbox
 from x2sam.data.prompts import prompt_region
 from x2sam.data.tasks import CategoryList, Task
-from x2sam.inference.conversation import Query, query_of, render
+from x2sam.inference.conversation import Query, query_of
 from x2sam.inference.looking import Looking
 from x2sam.inference.postprocess import Prediction, Rule, Segments, postprocess
 from x2sam.inference.preprocess import region_masks
@@ -44,7 +44,8 @@ def read_words(looking: Looking, prompt: Prompt, frame: int, task: Task, seed: i
     """
     interpreter, looked = looking.interpreter, looking.looked(task, frame)
     regions = region_masks(drawn_parts(prompt, looking, frame), looking.sizes(frame)) if prompt.has_region else None
-    rule = Rule(task, regions=0 if regions is None else len(regions))
+    count = 0 if regions is None else len(regions)
+    rule = Rule(task, regions=count, layout=looking.model.config.family)
     if task.generates:
         reading = interpreter.generate(looked, task, Query(), limit)
         return Worded(reading.condition, rule, reading.phrases, reading.text)
@@ -53,7 +54,7 @@ def read_words(looking: Looking, prompt: Prompt, frame: int, task: Task, seed: i
         generator = torch.Generator().manual_seed(seed)
         tokens = looking.model.region_tokens(looking.encoded(frame).stage3, regions, generator)
     query = query_of(task, prompt, rule.regions)
-    condition = interpreter.read(looked, render(task, query), tokens, share=task.shares_conditions)
+    condition = interpreter.read(looked, interpreter.render(task, query), tokens, share=task.shares_conditions)
     if task.select == "categories":
         rule = replace(rule, things=CategoryList.of(prompt).things)
     return Worded(condition, rule, query.phrases)

@@ -92,6 +92,17 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def pixel_shuffle(x: Tensor, scale: float) -> Tensor:
+    """(B, H, W, C) to (B, scale H, scale W, C / scale^2): with 0.5 four neighbours become channels, with 2 the other
+    way round. Odd sides are filled up with zeros where they are halved."""
+    batch, height, width, channels = x.shape
+    if scale < 1 and (height % 2 or width % 2):
+        return pixel_shuffle(F.pad(x, (0, 0, 0, width % 2, 0, height % 2)), scale)
+    wide, high = round(width * scale), round(height * scale)
+    x = x.reshape(batch, height, wide, round(channels / scale)).transpose(1, 2)
+    return x.reshape(batch, wide, high, round(channels / scale**2)).transpose(1, 2)
+
+
 class Projector(nn.Module):
     """Linear, GELU (erf), Linear."""
 

@@ -67,14 +67,21 @@ class LevelPrediction:
         return LevelPrediction(self.mask_logits[rows], self.class_logits[rows], self.queries[rows])
 
 
+class NoWords(nn.Module):
+    """Stands where a model has no attention to words: it adds nothing."""
+
+    def forward(self, query: Tensor, *_: Tensor) -> Tensor:
+        return torch.zeros_like(query)
+
+
 class DecoderLayer(nn.Module):
     def __init__(self, config: MaskDecoderConfig):
         super().__init__()
         width = config.width
         self.cross_attn = PackedAttention(width, config.heads)
         self.cross_attn_layer_norm = nn.LayerNorm(width)
-        self.text_cross_attn = PackedAttention(width, config.heads)
-        self.text_cross_attn_layer_norm = nn.LayerNorm(width)
+        self.text_cross_attn = PackedAttention(width, config.heads) if config.text_attention else NoWords()
+        self.text_cross_attn_layer_norm = nn.LayerNorm(width) if config.text_attention else nn.Identity()
         self.self_attn = Attention(width, config.heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, config.ffn)
@@ -116,16 +123,17 @@ class MaskEmbedder(nn.Module):
 
 
 class ClassHead(nn.Module):
-    """Scaled cosine between queries and class embeddings, clamped to 50; padding gets -1e6."""
+    """Scaled cosine between queries and class embeddings, within ``clamp`` of 0; padded classes get ``padding``."""
 
-    def __init__(self):
+    def __init__(self, clamp: float, padding: float):
         super().__init__()
+        self.clamp, self.padding = clamp, padding
         self.logit_scale = nn.Parameter(torch.full((1,), 1 / 0.07).log())
 
     def forward(self, queries: Tensor, condition: Condition) -> Tensor:
         cosine = F.normalize(queries, dim=-1) @ F.normalize(condition.classes, dim=-1).transpose(1, 2)
-        logits = (self.logit_scale.exp() * cosine).clamp(-50, 50)
-        return logits.masked_fill(~condition.class_mask[:, None, :], -1e6)
+        logits = (self.logit_scale.exp() * cosine).clamp(-self.clamp, self.clamp)
+        return logits.masked_fill(~condition.class_mask[:, None, :], self.padding)
 
 
 class MaskDecoder(nn.Module):
@@ -138,7 +146,7 @@ class MaskDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.layernorm = nn.LayerNorm(config.width)
         self.mask_predictor = MaskEmbedder(config.width)
-        self.class_head = ClassHead()
+        self.class_head = ClassHead(config.clamp, config.padding)
 
     def forward(
         self, maps: list[Tensor], mask_features: Tensor, condition: Condition, every_level: bool = False

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
 
 from x2sam.config import MaskEncoderConfig
-from x2sam.model.layers import Projector
+from x2sam.model.layers import Projector, pixel_shuffle
 
 
 def build_encoder(config: MaskEncoderConfig) -> Sam2VisionModel:
@@ -32,13 +32,6 @@ def build_encoder(config: MaskEncoderConfig) -> Sam2VisionModel:
     )
 
 
-def pixel_shuffle_half(x: Tensor) -> Tensor:
-    """(B, H, W, C) to (B, H/2, W/2, 4C): four neighbours become channels."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width // 2, 2 * channels).transpose(1, 2)
-    return x.reshape(batch, width // 2, height // 2, 4 * channels).transpose(1, 2)
-
-
 class MaskEncoder(nn.Module):
     """SAM2's backbone and neck, and the projection of stage 3 to the language model's width."""
 
@@ -59,4 +52,4 @@ class MaskEncoder(nn.Module):
 
     def region_map(self, stage3: Tensor) -> Tensor:
         """Stage-3 map to the map that the region sampler reads, (B, H/2, W/2, D)."""
-        return self.region_projector(pixel_shuffle_half(stage3))
+        return self.region_projector(pixel_shuffle(stage3, 0.5))

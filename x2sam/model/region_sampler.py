@@ -44,4 +44,5 @@ def sample_regions(
     plane = region_map.permute(2, 0, 1).float()[None].expand(len(masks), -1, -1, -1)
     samples = F.grid_sample(plane, grid[:, :, None], mode="bilinear", padding_mode="zeros", align_corners=True)
     samples = samples[..., 0].transpose(1, 2)
-    return samples.unflatten(1, (-1, config.pooling)).mean(2).to(region_map.dtype)
+    groups = samples.unflatten(1, (-1, config.pooling))
+    return (groups.amax(2) if config.largest else groups.mean(2)).to(region_map.dtype)

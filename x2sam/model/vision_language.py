@@ -6,6 +6,7 @@ segmentor are those *before* the final norm, and all three rotary axes count pla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +42,11 @@ class VisionLanguage(nn.Module):
         self.final_norm = self.language.norm
         self.language.norm = nn.Identity()
 
-    def see(self, patches: Tensor, grid: Tensor) -> VisualRows:
-        """``patches`` (gt*gh*gw, channels*time*patch*patch) and ``grid`` (1, 3) as frames, rows, columns."""
+    def see(self, patches: Tensor, grid: Tensor, scene: Callable[[], Tensor] | None = None) -> VisualRows:
+        """``patches`` (gt*gh*gw, channels*time*patch*patch) and ``grid`` (1, 3) as frames, rows, columns.
+
+        ``scene`` gives the mask encoder's map of the picture, which this model does not look at.
+        """
         out = self.visual(patches.to(self.visual.patch_embed.proj.weight.dtype), grid_thw=grid)
         return VisualRows(out.pooler_output, list(out.deepstack_features))
 

@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from x2sam.config import LoraSettings, X2SAMConfig
 from x2sam.errors import WeightsError
 from x2sam.model.x2sam import X2SAM
+from x2sam.model.xsam import XSAM
 
+NETWORKS: dict[str, type[X2SAM]] = {"x2sam": X2SAM, "xsam": XSAM}
 WRAPPER = "vlm.base_model.model."
+LORA = ".lora_"
 
 # published prefix -> ours; the first match counts, so longer ones come first
 PREFIXES = (
@@ -120,7 +123,7 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor]) -> None:
 def build_empty(config: X2SAMConfig) -> X2SAM:
     """The network without weights (meta parameters, real buffers)."""
     with init_empty_weights(include_buffers=False):
-        return X2SAM(config)
+        return NETWORKS[config.family.network](config)
 
 
 def from_state(config: X2SAMConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> X2SAM:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from x2sam.config import X2SAMConfig
+from x2sam.config import MemoryConfig, X2SAMConfig
 from x2sam.model.layers import Projector
 from x2sam.model.mask_decoder import Condition, LevelPrediction, MaskDecoder
 from x2sam.model.mask_encoder import MaskEncoder
@@ -76,21 +76,36 @@ def _copies(maps: Tensor, rows: int) -> Tensor:
 
 
 class X2SAM(nn.Module):
+    language_part, encoder_part = VisionLanguage, MaskEncoder
+
     def __init__(self, config: X2SAMConfig):
         super().__init__()
         self.config = config
-        width, language_width = config.width, config.text["hidden_size"]
-        self.vision_language = VisionLanguage(config)
-        self.mask_encoder = MaskEncoder(config.mask_encoder, language_width)
+        language_width = config.text["hidden_size"]
+        self.vision_language = self.language_part(config)
+        self.mask_encoder = self.encoder_part(config.mask_encoder, language_width)
         self.pixel_decoder = PixelDecoder(config.pixel_decoder)
         self.mask_decoder = MaskDecoder(config.mask_decoder)
-        self.memory_encoder = MemoryEncoder(config.memory)
-        self.memory_attention = MemoryAttention(config.memory)
-        self.memory_bridge = nn.Conv2d(width, width, 1) if config.memory.dense else None
-        self.sketch_bridge = nn.Conv2d(1, width, 1) if config.memory.sketch else None
+        self.build_memory(config.memory)
+        self.text_projector = Projector(language_width, config.width)
+        self.background = nn.Embedding(1, config.width)
+
+    def build_memory(self, config: MemoryConfig) -> None:
+        """The parts that carry what was seen from frame to frame."""
+        width = config.width
+        self.memory_encoder = MemoryEncoder(config)
+        self.memory_attention = MemoryAttention(config)
+        self.memory_bridge = nn.Conv2d(width, width, 1) if config.dense else None
+        self.sketch_bridge = nn.Conv2d(1, width, 1) if config.sketch else None
         self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, width))
-        self.text_projector = Projector(language_width, width)
-        self.background = nn.Embedding(1, width)
+
+    @property
+    def device(self) -> torch.device:
+        return self.background.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.background.weight.dtype
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> X2SAM:
