@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+XSAM_COPY = Path(__file__).parent / "parity" / "data_xsam"
 
 pytest_plugins = ["workplace", "video_place"]
 
@@ -88,3 +91,24 @@ def build_engine(tiny_model, tiny_tokenizer) -> Iterator[Callable]:
 @pytest.fixture
 def tiny_engine(build_engine):
     return build_engine()
+
+
+@pytest.fixture(scope="session")
+def tiny_xsam():
+    """X-SAM's network with the weights of its reference tensors, and its tokenizer. Shared; don't change it."""
+    from x2sam.data.tokenizer import load_tokenizer
+    from x2sam.model.key_layouts import convert_complete, recognise
+    from x2sam.model.weights import from_state, load_tensors
+    from x2sam.xsam_config import xsam_tiny
+
+    state = load_tensors(XSAM_COPY / "tiny_state_dict.safetensors")
+    model = from_state(xsam_tiny(), convert_complete(state, recognise(state)))
+    return model, load_tokenizer(XSAM_COPY / "tokenizer")
+
+
+@pytest.fixture
+def xsam_engine(tiny_xsam) -> Iterator:
+    from x2sam.inference.engine import Engine
+
+    with Engine(*tiny_xsam, "xsam-tiny") as engine:
+        yield engine

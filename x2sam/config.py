@@ -176,23 +176,24 @@ class X2SAMConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> X2SAMConfig:
         """Inverse of :meth:`to_dict` after JSON. Unknown or missing parts raise :class:`WeightsError`."""
-        layout = LAYOUTS.get(data.get("layout", cls.layout))
-        if layout is None:
-            raise WeightsError(f"config.json names the layout {data['layout']!r}; known are {', '.join(LAYOUTS)}")
-        parts = {
-            "mask_encoder": _MASK_ENCODERS[layout.network],
-            "pixel_decoder": PixelDecoderConfig,
-            "mask_decoder": MaskDecoderConfig,
-            "memory": MemoryConfig,
-            "region": RegionConfig,
-            "lora": LoraSettings,
-            "preprocess": PreprocessConfig,
-        }
         try:
+            # configurations of before there were others have no layout
+            layout = dict(data).get("layout", cls.layout)
+            if layout not in tuple(LAYOUTS):
+                raise WeightsError(f"config.json names the layout {layout!r}; known are {', '.join(LAYOUTS)}")
+            parts = {
+                "mask_encoder": _MASK_ENCODERS[LAYOUTS[layout].network],
+                "pixel_decoder": PixelDecoderConfig,
+                "mask_decoder": MaskDecoderConfig,
+                "memory": MemoryConfig,
+                "region": RegionConfig,
+                "lora": LoraSettings,
+                "preprocess": PreprocessConfig,
+            }
             built = {k: kind(**_tuples(data[k])) for k, kind in parts.items()}
-            qwen = {k: dict(data[k]) for k in ("text", "vision")}
-            rest = {k: v for k, v in data.items() if k not in parts and k not in qwen}
-            return cls(**rest, **qwen, **built)
+            towers = {k: dict(data[k]) for k in ("text", "vision")}
+            rest = {k: v for k, v in data.items() if k not in parts and k not in towers}
+            return cls(**rest, **towers, **built)
         except KeyError as error:
             raise WeightsError(f"config.json does not describe an X2SAM model: {error} is missing") from error
         except (TypeError, ValueError) as error:

@@ -1,9 +1,11 @@
-"""The published checkpoint and its Qwen3-VL base to one model directory (X2SAM, checkpoint of the last stage).
+"""A published checkpoint and its base model to one model directory (X2SAM or X-SAM, checkpoint of the last stage).
 
     config.json, model.safetensors     the network, LoRA merged, in the number format of the files read
     tokenizer/                         the base's, with ``<SEG>``, ``<p>`` and ``</p>`` added
 
-The directory is written beside its place and renamed when it is complete.
+Which family a checkpoint belongs to is told by its keys. Of X2SAM's base, Qwen3-VL, weights are needed too; X-SAM's
+file is complete, and of its base, Phi-3, only the tokenizer and the sizes are read. The directory is written beside its
+place and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,26 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoTokenizer, Qwen3VLConfig
+from transformers import AutoTokenizer, Phi3Config, PreTrainedConfig, Qwen3VLConfig
 
-from x2sam.config import X2SAMConfig
+from x2sam.config import X2SAMConfig, x2sam_4b
 from x2sam.data.tokenizer import PHRASE_CLOSE, PHRASE_OPEN, SEG
 from x2sam.errors import WeightsError
+from x2sam.inference.chat_text import QWEN3, STYLES, ChatStyle
 from x2sam.inference.conversation import ChatEncoder
 from x2sam.inference.preprocess import PreprocessConfig
-from x2sam.model.weights import EMBEDDING, convert_state, from_state, read_base, read_published, save_pretrained
+from x2sam.layouts import LAYOUTS, Layout
+from x2sam.model.key_layouts import convert_complete, recognise
+from x2sam.model.weights import (
+    EMBEDDING,
+    convert_state,
+    from_state,
+    read_base,
+    read_published,
+    save_pretrained,
+    tensors_in,
+)
+from x2sam.xsam_config import xsam, xsam_2026
 
 ADDED_TOKENS = (SEG, PHRASE_OPEN, PHRASE_CLOSE)
 STEPS = 5
@@ -39,25 +53,37 @@ def silent(step: str) -> None:
 
 
 def convert(
-    checkpoint: Path, base: Path, out: Path, shape: X2SAMConfig, force: bool = False, progress: Progress = silent
+    checkpoint: Path,
+    base: Path,
+    out: Path,
+    shape: X2SAMConfig | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> X2SAMConfig:
     """Writes the model directory ``out`` and returns its configuration.
 
     checkpoint: ``pytorch_model.bin`` of the last training stage, or safetensors with the same names
-    base:       directory of the Qwen3-VL base model: safetensors, tokenizer, and its JSON files where it has them
-    shape:      sizes of the segmentation parts; those of language and vision come from the base's ``config.json``
+    base:       directory of the base model: tokenizer, its JSON files where it has them, and for X2SAM safetensors
+    shape:      sizes of the segmentation parts, by default those of the published model of the checkpoint's family;
+                those of language and vision come from the base's ``config.json``
     force:      replace a model that is there already
 
     Raises WeightsError that names every missing, unexpected or misshapen key, or the file that can't be used.
     """
     check_place(out, force)
-    progress("reading the tokenizer")
+    progress("recognising the checkpoint, reading the tokenizer")
+    layout = layout_of(checkpoint)
+    shape = shape or SHAPES[layout.name]()
+    if shape.layout != layout.name:
+        known = LAYOUTS[shape.layout].title
+        raise WeightsError(f"{checkpoint.name} is {layout.title}, but the sizes asked for are those of {known}")
+    family = FAMILIES[layout.network]
     # the configuration first: the tokenizer's reader looks at it too, and is less clear about what is wrong
-    stated = config_over_base(shape, base)
-    tokenizer = extended_tokenizer(base)
+    stated = family.over_base(shape, base)
+    tokenizer = extended_tokenizer(base, STYLES[layout.chat], family.base)
     progress("reading the weights, merging LoRA")
     # handed on without a name, so that what was merged or renamed is not kept beside the result
-    state = convert_state(read_published(checkpoint), read_base(base), shape.lora)
+    state = family.state(read_published(checkpoint), base, shape)
     config = replace(stated, text={**stated.text, "vocab_size": embedding_rows(state, len(tokenizer))})
     progress("checking every key")
     model = from_state(config, state)
@@ -72,6 +98,14 @@ def convert(
     check_weights(part, model.state_dict())
     put_in_place(part, out)
     return config
+
+
+def layout_of(checkpoint: Path) -> Layout:
+    """The family of a checkpoint, by its keys. Raises WeightsError that names the first keys that fit none."""
+    if checkpoint.suffix == ".safetensors" and checkpoint.is_file():
+        with tensors_in(checkpoint) as file:
+            return recognise(set(file.keys()))
+    return recognise(read_published(checkpoint).keys())
 
 
 def check_place(out: Path, force: bool) -> None:
@@ -93,17 +127,17 @@ def put_in_place(part: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def extended_tokenizer(base: Path):
+def extended_tokenizer(base: Path, style: ChatStyle = QWEN3, name: str = "Qwen3-VL"):
     """The base's tokenizer with the three marks of X2SAM; those that it knows already keep their ids."""
-    if not (base / "tokenizer.json").is_file() and not (base / "vocab.json").is_file():
-        raise WeightsError(f"{base} has no tokenizer (tokenizer.json); download all of the Qwen3-VL base model")
+    if not any((base / file).is_file() for file in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise WeightsError(f"{base} has no tokenizer (tokenizer.json); download all of the {name} base model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     except (OSError, ValueError) as error:
         raise WeightsError(f"the tokenizer in {base} can't be read ({error}); download the base model again") from error
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in known], special_tokens=True)
-    ChatEncoder(tokenizer)  # raises WeightsError when another mark is missing
+    ChatEncoder(tokenizer, style=style)  # raises WeightsError when another mark is missing
     return tokenizer
 
 
@@ -126,17 +160,8 @@ def config_over_base(shape: X2SAMConfig, base: Path) -> X2SAMConfig:
     What a file does not state, or a missing file, leaves ``shape`` as it is.
     """
     text, vision, preprocess = shape.text, shape.vision, shape.preprocess
-    stated = _read_json(base / "config.json")
-    if stated is not None:
-        if stated.get("model_type") != "qwen3_vl":
-            raise WeightsError(
-                f"the base model is {stated.get('model_type')!r}, not 'qwen3_vl'; use Qwen3-VL-4B-Instruct"
-            )
-        try:
-            known = Qwen3VLConfig.from_dict(stated)
-        except (StrictDataclassError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise WeightsError(f"the base's config.json contradicts itself ({reason}); download it again") from error
+    known = _stated(base, "qwen3_vl", "Qwen3-VL-4B-Instruct", Qwen3VLConfig)
+    if known is not None:
         text = {key: getattr(known.text_config, key) for key in text}
         vision = {key: getattr(known.vision_config, key) for key in vision}
     image = _read_json(base / "preprocessor_config.json")
@@ -144,6 +169,26 @@ def config_over_base(shape: X2SAMConfig, base: Path) -> X2SAMConfig:
     if image is not None and video is not None:
         preprocess = _stated_sizes(shape.preprocess, image, video)
     return replace(shape, text=text, vision=vision, preprocess=preprocess)
+
+
+def phi3_over_base(shape: X2SAMConfig, base: Path) -> X2SAMConfig:
+    """``shape`` with the sizes that Phi-3's ``config.json`` states, where it is there."""
+    known = _stated(base, "phi3", "Phi-3-mini-4k-instruct", Phi3Config)
+    return shape if known is None else replace(shape, text={key: getattr(known, key) for key in shape.text})
+
+
+def _stated(base: Path, model_type: str, name: str, kind: type[PreTrainedConfig]) -> PreTrainedConfig | None:
+    """The base's ``config.json``; None where it has none. Raises WeightsError for that of another model."""
+    stated = _read_json(base / "config.json")
+    if stated is None:
+        return None
+    if stated.get("model_type") != model_type:
+        raise WeightsError(f"the base model is {stated.get('model_type')!r}, not {model_type!r}; use {name}")
+    try:
+        return kind.from_dict(stated)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"the base's config.json contradicts itself ({reason}); download it again") from error
 
 
 def _stated_sizes(known: PreprocessConfig, image: dict, video: dict) -> PreprocessConfig:
@@ -166,6 +211,25 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError(f"{path.name} of the base model is damaged ({error}); download it again") from error
+
+
+@dataclass(frozen=True)
+class Family:
+    """How checkpoints for one network are converted: ``base`` names the model below; ``over_base`` puts the sizes that
+    it states into a configuration; ``state`` gives the weights in our names."""
+
+    base: str
+    over_base: Callable[[X2SAMConfig, Path], X2SAMConfig]
+    state: Callable[[dict[str, Tensor], Path, X2SAMConfig], dict[str, Tensor]]
+
+
+FAMILIES = {
+    "x2sam": Family(
+        "Qwen3-VL", config_over_base, lambda found, base, shape: convert_state(found, read_base(base), shape.lora)
+    ),
+    "xsam": Family("Phi-3", phi3_over_base, lambda found, _, shape: convert_complete(found, shape.family)),
+}
+SHAPES = {"x2sam": x2sam_4b, "xsam-2025": xsam, "xsam-2026": xsam_2026}
 
 
 def check_weights(directory: Path, wanted: Mapping[str, Tensor]) -> None:

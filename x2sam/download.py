@@ -1,4 +1,4 @@
-"""The published model from the hub, converted for use (``python -m x2sam download``).
+"""A published model from the hub, converted for use (``python -m x2sam download``).
 
 A revision is resolved to a commit once, before the first byte is fetched, and written down: beside the model's place
 while files are fetched and converted, then in the model's ``source.json``. Later runs take that commit, so that an
@@ -16,14 +16,16 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from x2sam.config import X2SAMConfig, x2sam_4b
+from x2sam.config import X2SAMConfig
 from x2sam.convert import check_place, convert
 from x2sam.convert import silent as no_step
 from x2sam.data.tokenizer import load_tokenizer
 from x2sam.errors import DownloadError, WeightsError
 from x2sam.hub_files import Hub, HubFile, Snapshot, digest_of, disk_errors
+from x2sam.inference.chat_text import STYLES
 from x2sam.inference.conversation import ChatEncoder
 from x2sam.model.weights import EMBEDDING, from_state, load_config, load_tensors
+from x2sam.placement import HUB_NAMES, PUBLISHED, PUBLISHED_XSAM
 
 CHECKPOINTS = "hao9610/X2SAM"
 BASE = "Qwen/Qwen3-VL-4B-Instruct"
@@ -31,6 +33,26 @@ BASE = "Qwen/Qwen3-VL-4B-Instruct"
 BASE_FILES = ("*.json", "*.safetensors", "*.txt")
 LAST_STAGE = "s3_train/"
 WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model: repositories of its weights and of its base, what is needed of the base, and the directory of
+    the last training stage among the weights."""
+
+    checkpoint: str
+    base: str
+    base_files: tuple[str, ...]
+    last_stage: str
+
+
+# of Phi-3 the tokenizer and the sizes: X-SAM's weights are complete
+MODELS = {
+    PUBLISHED: Published(CHECKPOINTS, BASE, BASE_FILES, LAST_STAGE),
+    PUBLISHED_XSAM: Published(
+        "hao9610/X-SAM", "microsoft/Phi-3-mini-4k-instruct", ("*.json", "*.txt", "*.model"), "s3_mixed_finetune/"
+    ),
+}
 STEPS = 9
 SOURCE = "source.json"
 _DIGESTED = ("config.json", "model.safetensors", "tokenizer/tokenizer.json")
@@ -39,13 +61,15 @@ _DIGESTED = ("config.json", "model.safetensors", "tokenizer/tokenizer.json")
 @dataclass(frozen=True)
 class Wanted:
     """What to fetch: ``file`` is the checkpoint's path, by default that of the last training stage; a revision of None
-    is the commit of an earlier run, else the newest."""
+    is the commit of an earlier run, else the newest; ``base_files`` is what is needed of the base."""
 
     file: str | None = None
     revision: str | None = None
     base_revision: str | None = None
     checkpoint: str = CHECKPOINTS
     base: str = BASE
+    base_files: tuple[str, ...] = BASE_FILES
+    last_stage: str = LAST_STAGE
 
 
 @dataclass(frozen=True)
@@ -89,7 +113,7 @@ def download(
 ) -> tuple[Source, Verified]:
     """Fetches checkpoint and base model, writes the model directory ``out`` and verifies it.
 
-    shape: sizes of the segmentation parts, by default the published model's
+    shape: sizes of the segmentation parts, by default those of the published model of the checkpoint's family
     keep:  leave the fetched files beside ``out`` after they were converted
 
     Raises DownloadError when the hub can't be reached, has no such file, or sends another; WeightsError when the files
@@ -103,11 +127,11 @@ def download(
         watch.step("asking the hub")
         plan = planned(hub, out, wanted)
         transfer(hub, plan, place, watch)
-        return _made(plan, out, shape or x2sam_4b(), force, keep, watch)
+        return _made(plan, out, shape, force, keep, watch)
 
 
 def _made(
-    plan: Plan, out: Path, shape: X2SAMConfig, force: bool, keep: bool, watch: Watch
+    plan: Plan, out: Path, shape: X2SAMConfig | None, force: bool, keep: bool, watch: Watch
 ) -> tuple[Source, Verified]:
     """The fetched files as a model directory, verified."""
     place = files_place(out)
@@ -151,6 +175,17 @@ class Plan:
         return sorted(taken, key=lambda entry: entry[2].size)
 
 
+def published(name: str) -> tuple[str, Published]:
+    """The directory's name and the row of a published model, by its name here or on the hub.
+
+    Raises DownloadError for another one.
+    """
+    plain = HUB_NAMES.get(name, name)
+    if plain not in MODELS:
+        raise DownloadError(f"no model {name!r} is published; there are {', '.join((*MODELS, *HUB_NAMES))}")
+    return plain, MODELS[plain]
+
+
 def files_place(out: Path) -> Path:
     """Where files are fetched to: beside the model, so that a rename is enough and the same disk is filled."""
     return out.with_name(f".{out.name}.download")
@@ -169,9 +204,9 @@ def planned(hub: Hub, out: Path, wanted: Wanted) -> Plan:
         )
     )
     before = wanted.file or (written.file if written else None) or source.get("file")
-    file = pick_checkpoint([f.path for f in checkpoint.files], before, wanted.checkpoint)
+    file = pick_checkpoint([f.path for f in checkpoint.files], before, wanted.checkpoint, wanted.last_stage)
     chosen = tuple(f for f in checkpoint.files if f.path == file)
-    parts = tuple(f for f in base.files if "/" not in f.path and any(fnmatch(f.path, p) for p in BASE_FILES))
+    parts = tuple(f for f in base.files if "/" not in f.path and any(fnmatch(f.path, p) for p in wanted.base_files))
     plan = Plan(file, checkpoint, Snapshot(base.repository, base.commit, parts))
     if written and (written.checkpoint.commit, written.base.commit) != (checkpoint.commit, base.commit):
         for name, old, new in (("checkpoint", written.checkpoint, checkpoint), ("base", written.base, base)):
@@ -220,7 +255,9 @@ def _check_space(place: Path, files: Sequence[tuple[str, Snapshot, HubFile]], to
         )
 
 
-def pick_checkpoint(files: Sequence[str], wanted: str | None = None, repository: str = CHECKPOINTS) -> str:
+def pick_checkpoint(
+    files: Sequence[str], wanted: str | None = None, repository: str = CHECKPOINTS, stage: str = LAST_STAGE
+) -> str:
     """The weights of the last training stage among the files of a repository, or ``wanted`` if it is there.
 
     Raises DownloadError that lists the choices when it is not clear which one is meant.
@@ -229,7 +266,7 @@ def pick_checkpoint(files: Sequence[str], wanted: str | None = None, repository:
     if wanted is not None:
         found = [f for f in files if f == wanted]
     else:
-        found = [f for f in weights if LAST_STAGE in f] or (weights if len(weights) == 1 else [])
+        found = [f for f in weights if stage in f] or (weights if len(weights) == 1 else [])
     if len(found) != 1:
         asked = f"no file {wanted}" if wanted else "no single checkpoint of the last stage"
         listed = ", ".join(weights) or "no weights at all"
@@ -249,7 +286,8 @@ def verify(directory: Path) -> Verified:
     rows = len(tensors[EMBEDDING]) if EMBEDDING in tensors else 0
     from_state(config, tensors)
     tokenizer = load_tokenizer(directory / "tokenizer")
-    ChatEncoder(tokenizer)  # raises WeightsError when one of X2SAM's marks is missing
+    # raises WeightsError when one of the marks is missing
+    ChatEncoder(tokenizer, style=STYLES[config.family.chat])
     tokens = len(tokenizer)
     if tokens != rows:
         raise WeightsError(f"{directory} embeds {rows} tokens, its tokenizer has {tokens}; download it again")

@@ -9,6 +9,16 @@ class PromptError(X2SAMError):
     """The prompt can't be answered as given: empty, outside the picture, wrong size."""
 
 
+class PicturesOnlyError(PromptError):
+    """What was asked needs a memory of other frames, and the model ``name`` has none."""
+
+    def __init__(self, name: str):
+        super().__init__(
+            f"the model {name} looks at pictures one by one: it can't follow objects or look through videos; choose "
+            "x2sam-4b or nano for that (--model, X2SAM_MODEL), or prompt each picture by itself"
+        )
+
+
 class FramesError(X2SAMError):
     """The picture or video can't be read or has no frames."""
 

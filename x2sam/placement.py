@@ -9,6 +9,8 @@ from x2sam.errors import DeviceError, WeightsError
 
 EMBEDDED = Path(__file__).parent / "checkpoints"
 PUBLISHED = "x2sam-4b"
+PUBLISHED_XSAM = "x-sam"
+HUB_NAMES = {"hao9610/X2SAM": PUBLISHED, "hao9610/X-SAM": PUBLISHED_XSAM}
 
 
 def model_home() -> Path:
@@ -27,12 +29,13 @@ def find_model(name: str, home: Path | None = None) -> Path:
         there = (published / "model.safetensors").is_file() and find_device("auto") != "cpu"
         return published if there else EMBEDDED / "nano"
     anywhere = [EMBEDDED / name, Path(name), home / name]
-    for candidate in [published] if name in (PUBLISHED, "hao9610/X2SAM") else anywhere:
+    at_home = [home / HUB_NAMES.get(name, name)]
+    for candidate in at_home if name in (*HUB_NAMES, *HUB_NAMES.values()) else anywhere:
         if (candidate / "model.safetensors").is_file():
             return candidate
     raise WeightsError(
         f"there is no model {name!r}; use 'nano', a directory with model.safetensors, or run "
-        f"'python -m x2sam download' for {PUBLISHED}"
+        f"'python -m x2sam download' for {PUBLISHED}, 'python -m x2sam download {PUBLISHED_XSAM}' for {PUBLISHED_XSAM}"
     )
 
 

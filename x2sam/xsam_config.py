@@ -78,10 +78,10 @@ def xsam() -> X2SAMConfig:
 
 def xsam_2026() -> X2SAMConfig:
     """The same parts as the rewritten code trains and reads them."""
-    return _of_2026(xsam())
+    return of_2026(xsam())
 
 
-def _of_2026(config: X2SAMConfig) -> X2SAMConfig:
+def of_2026(config: X2SAMConfig) -> X2SAMConfig:
     return replace(
         config,
         name=config.name + "-2026",

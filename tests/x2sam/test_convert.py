@@ -34,7 +34,7 @@ def test_a_converted_model_loads_and_answers(published, tiny_model, tiny_tokeniz
     outcome = convert("--json", "r.json")
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)
     assert json.loads(Path("r.json").read_text()) == {
-        "directory": "model", "name": "tiny", "vocabulary": len(tiny_tokenizer)
+        "directory": "model", "name": "tiny", "vocabulary": len(tiny_tokenizer), "found": "X2SAM", "layout": "x2sam"
     }  # fmt: skip
     written, original = load_tensors(Path("model/model.safetensors")), tiny_model.state_dict()
     assert written.keys() == original.keys()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from x2sam.commands.common import Clock, Device, Model, Result, load_engine, plain_errors, progress_bar, write_json
+from x2sam.errors import PicturesOnlyError
 
 
 def chat(
@@ -26,6 +27,8 @@ def chat(
             step("opening the media")
             with clock.measure("open"):
                 session = engine.open(media)
+                if len(session) > 1 and not engine.remembers:
+                    raise PicturesOnlyError(engine.name)
             step("answering")
             with clock.measure("answer"):
                 answer, _ = session.chat(question)

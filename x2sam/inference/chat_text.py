@@ -29,6 +29,7 @@ class ChatStyle:
     bos:                       token that the sequence starts with, "" for none
     blank_pieces:              pieces of blanks between regions are tokens too
     full_stop:                 a caption always ends with one
+    blank_after_mark:          the tokenizer puts a blank behind every mark (SentencePiece), which is no one's
     """
 
     opening: str = f"{TURN_START}user\n"
@@ -40,10 +41,15 @@ class ChatStyle:
     bos: str = ""
     blank_pieces: bool = False
     full_stop: bool = True
+    blank_after_mark: bool = False
 
     def mark(self, modality: str) -> str:
         """Where the rows of an ``image`` or ``video`` go."""
         return f"{self.vision_start}<{modality}>{self.vision_end}"
+
+    def read(self, decoded: str) -> str:
+        """What was decoded as it would have been written: text that is encoded gives the same ids again."""
+        return re.sub(rf"({_MARKS.pattern}) ", r"\1", decoded) if self.blank_after_mark else decoded
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -56,7 +62,7 @@ _MARKS = re.compile(r"<\|[^<>|]{1,40}\|>|<SEG>|</?[ps]>|<unk>|<image>|<video>|<r
 QWEN3 = ChatStyle()
 _PHI3 = ChatStyle(
     "<|user|>\n", "<|end|>\n<|assistant|>\n", "<|end|>", "", "", after_picture="\n", bos="<s>", blank_pieces=True,
-    full_stop=False,
+    full_stop=False, blank_after_mark=True,
 )  # fmt: skip
 STYLES = {"qwen3": QWEN3, "phi3": _PHI3, "phi3-2026": replace(_PHI3, after_picture="", full_stop=True)}
 _LONGEST_TEXT = 4000

@@ -33,8 +33,8 @@ from .chat_text import (
 )
 
 __all__ = [
-    "IGNORE", "REGION", "VISUAL", "ChatEncoder", "ChatStyle", "ChatTokens", "ExpandedTokens", "Generated", "Query", "Turn",
-    "category_phrase", "clean_text", "expand", "fake_timestamps", "parse_generated", "patch_timestamps",
+    "IGNORE", "REGION", "VISUAL", "ChatEncoder", "ChatStyle", "ChatTokens", "ExpandedTokens", "Generated", "Query",
+    "Turn", "category_phrase", "clean_text", "expand", "fake_timestamps", "parse_generated", "patch_timestamps",
     "phrase_spans", "prefix_length", "query_of", "render", "tag_caption",
 ]  # fmt: skip
 
@@ -308,8 +308,9 @@ class Generated:
 
 
 def parse_generated(
-    output_ids: Sequence[int], tokenizer, prompt_tokens: ExpandedTokens, states: int | None = None
-) -> Generated:
+    output_ids: Sequence[int], tokenizer, prompt_tokens: ExpandedTokens, states: int | None = None,
+    style: ChatStyle = QWEN3,
+) -> Generated:  # fmt: skip
     """Find phrases and ``<SEG>`` in a generated answer.
 
     output_ids: ids of the answer, the closing ``<|im_end|>`` included when it was generated
@@ -330,7 +331,7 @@ def parse_generated(
     at = np.flatnonzero(read == seg_id)
     seg_ids[len(prompt_tokens) + at] = np.arange(len(at))
     problem = None if len(at) == 1 else f"the answer has {len(at)} {SEG} marks instead of one"
-    caption = _without_seg(tokenizer.decode(output.tolist(), skip_special_tokens=False))
+    caption = _without_seg(style.read(tokenizer.decode(output.tolist(), skip_special_tokens=False)))
     text = re.sub(r"\s+([,.;:!?])", r"\1", re.sub(r"\s+", " ", re.sub(r"</?p>", "", caption))).strip()
     phrases = tuple(tokenizer.decode(read[start + 1 : end].tolist()).strip() for start, end in spans)
     return Generated(text, caption, phrases, np.concatenate([before, after]), seg_ids, problem)

@@ -68,7 +68,7 @@ class Engine:
 
     @classmethod
     def load(cls, name: str | Path = "auto", device: str = "auto", dtype: str = "auto", **settings: Any) -> Engine:
-        """``name``: ``auto``, ``nano``, ``x2sam-4b``, or a directory that ``convert`` or training wrote.
+        """``name``: ``auto``, ``nano``, ``x2sam-4b``, ``x-sam``, or a directory that ``convert`` or training wrote.
 
         ``auto`` takes the published model where it was downloaded and a GPU is there, else ``nano``. On a GPU numbers
         are bfloat16, on a CPU float32. Raises WeightsError and DeviceError when there is no such model or device.
@@ -87,6 +87,11 @@ class Engine:
     @property
     def device(self) -> str:
         return str(self.interpreter.device)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether objects can be followed and clips looked through; without, pictures are answered one by one."""
+        return self.model.config.remembers
 
     def open(self, frames: np.ndarray | str | Path | FrameSource, key: Hashable | None = None) -> Session:
         """A session on a picture (H, W, 3), a clip (T, H, W, 3), a file, or a lazy reader.

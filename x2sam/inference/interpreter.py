@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from x2sam.data.tasks import ItemKind, Task
 from x2sam.data.tokenizer import END_OF_TEXT
-from x2sam.errors import PromptError
+from x2sam.errors import PicturesOnlyError, PromptError
 from x2sam.inference.chat_text import STYLES
 from x2sam.inference.conversation import (
     ChatEncoder,
@@ -104,7 +104,11 @@ class Interpreter:
 
         encoded: gives the mask encoder's maps of the first frame, for models whose words look at them too; where it is
                  not given these make them
+
+        Raises PromptError for a clip where the model is one for pictures.
         """
+        if task.modality == "video" and not self.model.config.remembers:
+            raise PicturesOnlyError(self.model.config.name)
         view = vlm_view(frames, task.modality, self.model.config.preprocess)
         grid = torch.tensor([view.grid], device=self.device)
         make = encoded or (lambda: self.encode(frames[0]))
@@ -161,7 +165,8 @@ class Interpreter:
         turn = self.render(task, query, rng, answer=False)
         tokens = self._tokens(looked, turn, regions, until_seg=False)
         start, states, output = self._decode(looked, tokens, regions, limit, forced)
-        parsed = parse_generated(output, self.encoder.tokenizer, tokens, states=states.shape[1] + start - len(tokens))
+        tokenizer, read = self.encoder.tokenizer, states.shape[1] + start - len(tokens)
+        parsed = parse_generated(output, tokenizer, tokens, read, self.encoder.style)
         if not task.segments:
             return Reading(None, parsed.phrases, parsed.text)
         if parsed.fallback or not (parsed.cond_ids >= 0).any():
@@ -206,7 +211,15 @@ class Interpreter:
     def _tokens(self, looked: Looked, turn: Turn, regions: Tensor | None, until_seg: bool, mend: bool = True):
         tokens = self.encoder.encode(turn, looked.grid, until_seg=until_seg)
         rows = [] if regions is None else [regions.shape[1]] * len(regions)
-        return expand(tokens, looked.visual.rows.shape[0], rows, mend)
+        expanded = expand(tokens, looked.visual.rows.shape[0], rows, mend)
+        most = self.model.config.text["max_position_embeddings"]
+        if len(expanded) > most:
+            room = most - expanded.visual_rows
+            raise PromptError(
+                f"the question is too long: it takes {len(expanded) - expanded.visual_rows} tokens, the model has room "
+                f"for {room} beside the picture; shorten it, or name fewer things at once"
+            )
+        return expanded
 
     def _read(
         self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None, cache: DynamicCache | None

@@ -144,9 +144,7 @@ class ObjectRounds:
     def _choose(self, level: LevelPrediction, points, previous, sizes: FrameSizes, condition, region, sketch) -> Round:
         """The query that holds the positive clicks, leaves out the negative ones, agrees with the answer before and
         scores well."""
-        probability = level.mask_logits[0].float().sigmoid()
-        height, width = (max(1, round(s / 4)) for s in sizes.scaled)
-        probability = probability[:, :height, :width]
+        probability = picture_part(level.mask_logits[0].float().sigmoid(), sizes)
         score = level.class_logits[0].float().softmax(-1)[:, 0]
         value = score.clone()
         if points:
@@ -162,6 +160,23 @@ class ObjectRounds:
             value = value + AGREES * _soft_overlap(probability, torch.from_numpy(previous).to(probability.device))
         best = int(value.argmax())
         return Round(probability[best].cpu().numpy(), float(score[best]), condition, region, sketch)
+
+
+def picture_part(maps: torch.Tensor, sizes: FrameSizes) -> torch.Tensor:
+    """The part of maps (n, h, w) that the picture lies on, without the padding.
+
+    Where the picture ends within a cell the part is sampled anew, so that it fits the picture edge to edge.
+    """
+    ends = [have * side / whole for have, side, whole in zip(maps.shape[-2:], sizes.scaled, sizes.network, strict=True)]
+    height, width = (max(1, round(end)) for end in ends)
+    if ends == [height, width]:
+        return maps[:, :height, :width]
+    y, x = (
+        ((torch.arange(count, device=maps.device) + 0.5) / count * end / have * 2 - 1)
+        for count, end, have in zip((height, width), ends, maps.shape[-2:], strict=True)
+    )
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).to(maps.dtype)
+    return F.grid_sample(maps[None], grid[None], padding_mode="border", align_corners=False)[0]
 
 
 def _positive(prompt: Prompt) -> Prompt:

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from x2sam.data.tasks import Task, find_task, task_of
-from x2sam.errors import PromptError
+from x2sam.errors import PicturesOnlyError, PromptError
 from x2sam.inference.clip_objects import ClipObject, Finding
 from x2sam.inference.clip_search import ClipSearch
 from x2sam.inference.conversation import query_of
@@ -43,7 +43,8 @@ class Session:
 
     def __init__(self, engine: Engine, looking: Looking):
         self.engine, self.looking = engine, looking
-        self.modality = "image" if len(looking) == 1 else "video"
+        # a model without memory answers about the pages of a clip as about so many pictures
+        self.modality = "video" if len(looking) > 1 and engine.remembers else "image"
         self.rounds = ObjectRounds(looking, engine.seed)
         self._objects: dict[str, Tracked] = {}
         self._answers: OrderedDict[tuple, tuple[Round, np.ndarray]] = OrderedDict()
@@ -95,6 +96,8 @@ class Session:
 
     def _task_of(self, prompt: Prompt) -> Task:
         """The task that the prompt asks for; clicks that only take away are corrections of one object."""
+        if (prompt.task or "").startswith("vid_"):
+            self._need_memory()
         worded = bool(prompt.task or (prompt.text or "").strip() or prompt.categories)
         if not worded and not prompt.has_region and (prompt.points or prompt.previous is not None):
             return find_task("intseg", self.modality)
@@ -153,8 +156,10 @@ class Session:
                 is the mode in which they are joined, by default the engine's
         threshold: least score of what is found for names and "all like this", by default the task's
 
-        Raises PromptError for a prompt that is answered in words, or that means one drawn object.
+        Raises PromptError for a prompt that is answered in words, or that means one drawn object, and where the model
+        has no memory.
         """
+        self._need_memory()
         task = self._task_of(prompt)
         if task.select in (None, "region", "object"):
             raise PromptError("only words and “all like this” can be looked for in a whole clip; segment one frame")
@@ -192,6 +197,7 @@ class Session:
 
     def correct(self, frame: int, object_id: str, mask: np.ndarray) -> None:
         """A person's mask of an object: it enters the memory as it is and is never overwritten by a track."""
+        self._need_memory()
         mask = np.asarray(mask, bool)
         if mask.shape != self.size(frame):
             raise PromptError(f"the mask is {mask.shape}, frame {frame} is {self.size(frame)}; draw it on this frame")
@@ -237,8 +243,9 @@ class Session:
         the objects was prompted or corrected towards the end, from the last such frame towards the beginning. Other
         requests get in between the frames. With ``pauses`` None comes after each frame whose masks come later, which
         is so on the way to a corrected frame: whoever has to stop in time can do so there, and go on later. The frames
-        in ``skip`` are left out, as if the clip did not have them.
+        in ``skip`` are left out, as if the clip did not have them. Raises PromptError where the model has no memory.
         """
+        self._need_memory()
         objects = self.objects(object_ids)
         stop = len(self) if stop is None else min(stop, len(self))
         known = sorted({f for o in objects for f in o.anchors})
@@ -355,6 +362,10 @@ class Session:
             self._objects.clear()
             self._answers.clear()
             self._findings.clear()
+
+    def _need_memory(self) -> None:
+        if not self.engine.remembers:
+            raise PicturesOnlyError(self.engine.name)
 
     # what is kept
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -157,6 +159,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path.name} can't be read ({error}); fetch or convert the model again") from error
+
+
+@contextmanager
+def tensors_in(path: Path) -> Iterator[Any]:
+    """A safetensors file opened to look at names and single tensors. Raises WeightsError for one that is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path.name} can't be read ({error}); fetch it again") from error
 
 
 def from_pretrained(directory: Path, dtype: torch.dtype | None = None) -> X2SAM:
