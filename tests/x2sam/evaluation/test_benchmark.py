@@ -129,7 +129,7 @@ def test_what_the_language_model_sees(tiny_engine, monkeypatch, task, most, show
     monkeypatch.setattr(model, "config", replace(model.config, language_frames=most))
     seen = []
     real = tiny_engine.interpreter.look
-    monkeypatch.setattr(tiny_engine.interpreter, "look", lambda f, t: seen.append(f) or real(f, t))
+    monkeypatch.setattr(tiny_engine.interpreter, "look", lambda f, t, **more: seen.append(f) or real(f, t, **more))
     sample = made(task, 8, items=("the circle",))
     ask(tiny_engine, sample, prompt="mask")
     (frames,) = seen
