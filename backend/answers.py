@@ -22,6 +22,7 @@ from backend.frames import DecodedPictures, TaskFrames, addresses_of
 from backend.hot_swap import HotSwap
 from backend.journal import Journal
 from backend.label_config import ControlTag, LabelConfig, ObjectTag, task_value
+from backend.learner import Learner
 from backend.logs import note
 from backend.look_list import LookLists
 from backend.media import MediaFetcher
@@ -63,6 +64,7 @@ class Services:
     effort: EffortMeter
     tracks: Tracks
     versions: ModelVersions
+    learner: Learner
     swap: HotSwap | None = None
     turns: Turns = field(default_factory=Turns)
     remembered: Remembered = field(default_factory=Remembered)

@@ -21,6 +21,7 @@ from backend.frames import DecodedPictures, TaskFrames
 from backend.hot_swap import HotSwap, VersionLoader
 from backend.journal import Journal
 from backend.label_studio_api import LabelStudioApi
+from backend.learner import Learner
 from backend.look_list import LookLists
 from backend.media import MediaFetcher
 from backend.metrics import Metrics
@@ -65,6 +66,7 @@ def create_services(
     fetcher, decoded = MediaFetcher(settings, cache), DecodedPictures(settings.decoded_bytes)
     frames_of = frames_by(settings, fetcher, decoded)
     journal = _journal(settings)
+    events = EventLog(journal)
     look_lists = LookLists((lambda: LabelStudioApi(settings)) if settings.label_studio_api_key else None)
 
     def version() -> str:
@@ -93,8 +95,9 @@ def create_services(
         ),
         remembered=remembered,
         journal=journal,
-        events=EventLog(journal),
         effort=_effort_meter(settings, metrics, remembered, fetcher),
+        events=events,
+        learner=Learner(settings, journal, events, metrics),
         tracks=Tracks(engines, journal, pages_at, settings.tracks, look_lists),
         look_lists=look_lists,
     )
@@ -114,6 +117,7 @@ def create_services(
     watch("x2sam_tracks_running", "Tracks over pages that run or wait for others", lambda: services.tracks.running)
     metrics.count("x2sam_track_pages", "Pages that tracks have come by", lambda: services.tracks.pages_done)
     _watch_features(services)
+    _watch_learning(services)
     metrics.watch_engine(lambda: engines.ready_engine.vitals if engines.ready_engine else None)
     watch("x2sam_requests_running", "Requests for predictions that are worked on", lambda: services.admission.running)
     services.remembered.restore()
@@ -121,6 +125,7 @@ def create_services(
     if swap is not None:
         swap.start()
     services.tracks.resume()
+    services.learner.start()
     return services
 
 
@@ -139,6 +144,19 @@ def _effort_meter(settings: Settings, metrics: Metrics, remembered: Remembered, 
 def _journal(settings: Settings) -> Journal:
     folder = Path(settings.state_dir).expanduser() if settings.journal_bytes else None
     return Journal(folder, settings.journal_bytes, settings.journal_days * 86400)
+
+
+def _watch_learning(services: Services) -> None:
+    """How far a training is that runs."""
+
+    def read(name: str) -> Callable[[], float]:
+        return lambda: float((services.learner.progress() or {}).get(name, 0.0))
+
+    watch = services.metrics.watch
+    watch("x2sam_training_running", "1 while a training runs", lambda: float(services.learner.progress() is not None))
+    watch("x2sam_training_done", "Steps, then pictures to compare, that are done", read("done"))
+    watch("x2sam_training_of", "How many there are", read("of"))
+    watch("x2sam_training_waited_seconds", "Time for which the training let people go first", read("waited"))
 
 
 def _watch_features(services: Services) -> None:
@@ -201,6 +219,7 @@ def close_services(services: Services) -> None:
     """Closes sessions and the engine; tracks that run are left to the next start."""
     if services.swap is not None:
         services.swap.close()
+    services.learner.close()
     services.warmer.close()
     services.effort.close()
     services.tracks.close(_TRACKS_SECONDS)

@@ -15,6 +15,7 @@ from backend.import_command import import_masks
 from backend.models_command import app as models_app
 from backend.probe import ask_ready
 from backend.report_command import report
+from backend.retrain_command import retrain_model
 from backend.settings import Settings, settings_help, unknown_settings
 from backend.starting import check_start
 from backend.video_cli import app as video_app
@@ -80,5 +81,6 @@ def ready() -> None:
 
 app.command()(doctor)
 app.command("export")(export_masks)
+app.command("retrain")(retrain_model)
 app.command("import-masks")(import_masks)
 app.command("report")(report)

@@ -23,7 +23,10 @@ from backend.export_tasks import Policy
 from backend.label_studio_api import LabelStudioApi
 from backend.settings import Settings
 
-_WORDS = {"tasks": "reading tasks", "files": "writing files", "masks": "reading masks", "items": "sending masks"}
+_WORDS = {
+    "tasks": "reading tasks", "files": "writing files", "masks": "reading masks", "items": "sending masks",
+    "pictures": "fetching pictures", "training": "learning", "comparing": "comparing",
+}  # fmt: skip
 
 
 def export_masks(

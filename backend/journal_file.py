@@ -54,6 +54,7 @@ _MIGRATIONS: Sequence[Sequence[str]] = (
         "made REAL NOT NULL, done INTEGER NOT NULL DEFAULT 0)",
         "CREATE INDEX event_done ON event (done, id)",
     ),
+    ("CREATE TABLE trained (project TEXT PRIMARY KEY, event INTEGER NOT NULL) WITHOUT ROWID",),
 )
 
 

@@ -43,6 +43,8 @@ class Metrics:
             "x2sam_http_errors", "Requests answered with an error", ["error"], registry=self.registry
         )
         self.events = Counter("x2sam_webhook_events", "Events from Label Studio", ["action"], registry=self.registry)
+        self.trainings = Counter("x2sam_trainings", "Trainings that ended", ["outcome"], registry=self.registry)
+        self.promotions = Counter("x2sam_promotions", "Trainings whose result took over", registry=self.registry)
         self.warmed = Counter("x2sam_warmed_tasks", "Tasks encoded before they were opened", registry=self.registry)
         self.warmed_used = Counter(
             "x2sam_warmed_tasks_used", "Tasks opened after they were encoded", registry=self.registry

@@ -60,7 +60,7 @@ class X2SAMModel(model_base()):
         try:
             if prompts is None:
                 return self._predictions(parsed, config)
-            with self.services.warmer.person_waits():
+            with self.services.warmer.person_waits(), self.services.learner.people.waits():
                 works = [parse_work(task, prompts) for task in tasks]
                 pairs = zip(parsed, works, strict=True)
                 return [self._entry(self._interactive(task, config, prompts, work)) for task, work in pairs]
@@ -90,6 +90,7 @@ class X2SAMModel(model_base()):
         self.services.metrics.events.labels(known).inc()
         kept = self.services.events.note(str(self.project_id), known, data)
         self.services.effort.told(known, data, self.label_config)
+        self.services.learner.wake()
         log.info("event %s in project %s%s", known, loggable(self.project_id), "" if kept else ", in memory only")
         return {"event": known}
 
@@ -142,7 +143,10 @@ class X2SAMModel(model_base()):
             outcome.masks = answer.masks if answer else 0
             with stage("journal"):
                 kept = self.services.journal.flush()
-        return answer if kept or context is None else with_words(config, answer, NOT_KEPT)
+        if context is None:
+            return answer
+        told = " ".join(filter(None, ("" if kept else NOT_KEPT, self.services.learner.sentence(str(self.project_id)))))
+        return with_words(config, answer, told) if told else answer
 
     def _entry(self, answer: Answer | None) -> dict[str, Any]:
         entry: dict[str, Any] = {"model_version": self.services.model_version}

@@ -120,6 +120,25 @@ def page_ranges(pages: Iterable[int], most: int = 5) -> str:
     return "pages " + " and ".join(filter(None, (", ".join(told[:-1]), told[-1])))
 
 
+LEARNING_FAILED = "Learning from your masks did not work; the log of the ML backend says more."
+
+
+def learning(part: str, done: int, whole: int) -> str:
+    """How far a training is that learns from the project's masks."""
+    if part == "training":
+        return f"Learning from your masks: step {done} of {whole}."
+    if part == "comparing":
+        return "Learning from your masks: it is compared with what was before."
+    return "Learning from your masks: they are collected."
+
+
+def learned(version: str, promoted: bool, reason: str) -> str:
+    """How a training ended."""
+    if promoted:
+        return f"Learned from your masks: {version} answers from now on ({reason})."
+    return f"What was learned from your masks is not used: {reason}."
+
+
 def on_page(page: int | None, sentence: str) -> str:
     """The sentence with its page, counted from 1 as in the editor."""
     return sentence if page is None else f"Page {page + 1}: {sentence}"

@@ -36,6 +36,13 @@ def _positive(value: str) -> float:
     return number
 
 
+def _share(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < 1:
+        raise ValueError("must be at least 0 and less than 1")
+    return number
+
+
 def _below_a_request(value: str) -> float:
     number = _positive(value)
     if number > LONGEST_TRACK:
@@ -232,6 +239,29 @@ class Settings:
         False, "X2SAM_REPORT_ANNOTATORS", read=_flag, shown="0",
         text="1: numbers of effort by annotator too, each under a pseudonym",
     )  # fmt: skip
+    retrain_masks: int = _setting(
+        0, "X2SAM_RETRAIN_MASKS", read=_whole, text="corrected masks after which a training begins by itself; 0: never",
+        shown="0",
+    )  # fmt: skip
+    retrain_steps: int = _setting(
+        0, "X2SAM_RETRAIN_STEPS", read=_whole, text="steps of a training; 0: by the number of pictures", shown="0"
+    )
+    retrain_patience: float = _setting(
+        30.0, "X2SAM_RETRAIN_PATIENCE", read=_positive, text="longest wait of a training's step for people, s"
+    )
+    general_dir: str = _setting(
+        "", "X2SAM_GENERAL_DIR", text="labelled pictures on which a new version must not be worse",
+        shown="generated scenes",
+    )  # fmt: skip
+    promote_gain: float = _setting(
+        0.0, "X2SAM_PROMOTE_GAIN", read=_share, text="least gain in IoU on held-out masks, sure to 95 %"
+    )
+    promote_loss: float = _setting(
+        0.02, "X2SAM_PROMOTE_LOSS", read=_share, text="largest loss in IoU elsewhere, sure to 95 %"
+    )
+    promote_objects: int = _setting(
+        5, "X2SAM_PROMOTE_OBJECTS", read=_count, text="held-out masks without which nothing is decided"
+    )
     polygon_tolerance: float = _setting(
         0.5, "X2SAM_POLYGON_TOLERANCE", read=_positive, text="pixels by which outlines may leave a mask"
     )

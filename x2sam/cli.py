@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from x2sam.commands import adapt as adapt_command
 from x2sam.commands import bench as bench_command
 from x2sam.commands import chat, data, models, segment, track, train
 
@@ -24,6 +25,7 @@ app.command("chat")(chat.chat)
 app.command("convert")(models.convert)
 app.command("download")(models.download)
 app.command("train")(train.train)
+app.command("adapt")(adapt_command.adapt)
 app.command("bench")(bench_command.bench)
 app.add_typer(data.app, name="data")
 

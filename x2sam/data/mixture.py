@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from x2sam.data.augment import augment, picture_to_clip
 from x2sam.data.cutouts import paste_objects
-from x2sam.data.readers.labelmaps import DAILY_LIFE, LabelMapDataset
+from x2sam.data.readers.labelmaps import DAILY_LIFE
+from x2sam.data.readers.own_pictures import open_pictures
 from x2sam.data.scenes import generate_clip, generate_picture
 from x2sam.structures import Sample
 
@@ -32,6 +33,8 @@ class TrainingMixture:
     clip_fraction: share of clips of ``frames`` frames; the rest are single pictures
     paste:         share of samples that get objects of another sample laid over them
     hold_out:      about one picture in so many is kept for choosing and fitting; 0 uses all
+    leave_out:     sources that are never drawn, such as a domain to be measured as unknown
+    split:         of an export in our own layout as ``train_root``: only pictures of this split
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class TrainingMixture:
         boosts: Mapping[str, float] = DAILY_LIFE,
         start: int = 0,
         hold_out: int = 0,
+        split: str = "",
+        leave_out: Collection[str] = (),
     ):
         for name, share in (("real_fraction", real_fraction), ("clip_fraction", clip_fraction), ("paste", paste)):
             if not 0.0 <= share <= 1.0:
@@ -53,11 +58,11 @@ class TrainingMixture:
         self.seed, self.size, self.frames, self.start = seed, size, frames, start
         self.real_fraction = real_fraction if train_root is not None else 0.0
         self.clip_fraction, self.paste = clip_fraction, paste
-        self.pictures = LabelMapDataset(train_root) if train_root is not None else None
+        self.pictures = open_pictures(train_root, split) if train_root is not None else None
         _raise_malloc_thresholds()
         self._cumulative = None
         if self.pictures is not None:
-            self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts, hold_out=hold_out))
+            self._cumulative = np.cumsum(self.pictures.weights(boosts=boosts, hold_out=hold_out, leave_out=leave_out))
 
     def __iter__(self) -> Iterator[Sample]:
         index = self.start

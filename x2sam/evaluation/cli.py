@@ -234,6 +234,60 @@ def task(
     _run(measure, model, device, result, worst)
 
 
+@app.command()
+def learning(
+    data: Annotated[Path, typer.Option("--data", help="Directory with train.json.")],
+    source: Annotated[str, typer.Option(help="The domain: one of its sources, best one that the model never saw.")],
+    out: Annotated[Path, typer.Option(help="Directory for corrections and trained models; each is removed again.")],
+    shift: Annotated[
+        str, typer.Option(help="Makes another domain of it: speckle (grain, no colours) or negative.")
+    ] = "",
+    masks: Annotated[str, typer.Option(help="Numbers of corrected masks, with commas.")] = "20,50,100",
+    seeds: Annotated[int, typer.Option(min=1, help="How often each is measured, with other masks.")] = 3,
+    steps: Annotated[int, typer.Option(min=0, help="Of each training; 0: as in service.")] = 0,
+    rate: Annotated[float, typer.Option(min=0, help="Of learning; 0: as in service.")] = 0.0,
+    elsewhere: Annotated[
+        Path | None, typer.Option(help="Labelled pictures of other kinds; default: generated scenes.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=2, help="Most pictures of either kind to measure on.")] = 30,
+    clicks: Annotated[int, typer.Option(min=1, help="Prompts per object.")] = 5,
+    model: Model = "auto",
+    device: Device = "auto",
+    result: Result = None,
+) -> None:
+    """Clicks and IoU on other pictures of a domain, before and after a simulated annotator corrected masks of it.
+
+    The result is written after each training, so that a run that is stopped leaves what it found.
+    """
+    try:
+        counts = [int(part) for part in masks.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise typer.BadParameter(f"{masks!r} should be like 20,50,100", param_hint="--masks")
+    output_directory(out)
+    with plain_errors():
+        # Late: all of them bring PyTorch.
+        from x2sam.data.readers.labelmaps import LabelMapDataset
+        from x2sam.evaluation.learning import Domain, evaluate_learning
+        from x2sam.inference.engine import Engine
+        from x2sam.placement import find_model
+        from x2sam.training.adapt import Adaptation
+
+        place = chosen_device(device)
+
+        def told(found: dict) -> None:
+            write_json(result, found)
+
+        domain, wanted = Domain(LabelMapDataset(data), source, shift), Adaptation(steps, rate)
+        found = evaluate_learning(
+            lambda directory: Engine.load(directory, place), find_model(model), domain, out, counts, range(seeds),
+            wanted, elsewhere, pictures, clicks, place, told,
+        )  # fmt: skip
+        Console().print_json(data=found)
+        write_json(result, found)
+
+
 def _options(seen: Path | None, text_encoder: Path | None):
     from x2sam.evaluation.meters import MeterOptions
     from x2sam.evaluation.text_similarity import EncoderSimilarity

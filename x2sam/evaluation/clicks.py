@@ -152,7 +152,7 @@ def evaluate_clicks(
         try:
             for position, thing in enumerate(objects):
                 truth, ignore = object_mask(labels, [thing.id])
-                values, times, mask = _refine(session, truth, ignore, str(thing.id), prompt, clicks)
+                values, times, mask = refine_object(session, truth, ignore, str(thing.id), prompt, clicks)
                 scores.iou.append(values)
                 scores.thing.append(thing.thing)
                 scores.picture.append(index)
@@ -167,7 +167,7 @@ def evaluate_clicks(
     return scores
 
 
-def _refine(
+def refine_object(
     session: Session, truth: np.ndarray, ignore: np.ndarray, object_id: str, kind: str, clicks: int
 ) -> tuple[list[float], list[float], np.ndarray]:
     """IoU after each prompt for one object, the seconds each answer took, and the last mask bool (H, W).

@@ -23,7 +23,8 @@ class EpisodeBatches:
         self.builder, self.config, self.place = builder, config, place
         mixture = dict(
             train_root=config.root, size=size, real_fraction=config.real_fraction, paste=config.paste,
-            frames=config.frames, hold_out=config.hold_out,
+            frames=config.frames, hold_out=config.hold_out, split=config.split,
+            leave_out=config.leave_out,
         )  # fmt: skip
         self.pictures = TrainingMixture(config.seed, clip_fraction=0.0, **mixture)
         self.clips = TrainingMixture(config.seed + 1, clip_fraction=1.0, **mixture)
@@ -57,6 +58,15 @@ class EpisodeBatches:
 
 def phrases_of(config: DataConfig, count: int = 300) -> Iterator[str]:
     """Names and expressions of the first samples, for the tokenizer."""
-    mixture = TrainingMixture(config.seed, config.root, (128, 128), config.real_fraction, clip_fraction=0.0, paste=0.0)
+    mixture = TrainingMixture(
+        config.seed,
+        config.root,
+        (128, 128),
+        config.real_fraction,
+        0.0,
+        paste=0.0,
+        leave_out=config.leave_out,
+        split=config.split,
+    )
     objects = [o for i in range(count) for o in mixture.sample_at(i).objects]
     return (text for o in objects for text in (o.category, *o.phrases))

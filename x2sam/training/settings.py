@@ -69,7 +69,8 @@ class DataConfig:
     broken: share of samples that may be unreadable before the run stops (ten are always allowed).
 
     Without a stage: ``batch`` pictures per step; every ``clip_every``-th step is ``clip_batch`` clips of ``frames``
-    frames instead; root, real_fraction, paste, hold_out: see :class:`~x2sam.data.mixture.TrainingMixture`.
+    frames instead; root, real_fraction, paste, hold_out, split, leave_out: see
+    :class:`~x2sam.data.mixture.TrainingMixture`.
     threshold, with a stage: datasets with a smaller share of all samples are repeated.
     """
 
@@ -84,6 +85,8 @@ class DataConfig:
     clip_every: int = 4
     clip_batch: int = 1
     frames: int = 3
+    split: str = ""
+    leave_out: tuple[str, ...] = ()
     threshold: float = 0.1
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,7 +43,13 @@ log = logging.getLogger(__name__)
 FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
-def train(config: TrainConfig, resume: bool = False, device: str = "cpu") -> Path:
+BeforeStep = Callable[[int, int], None]
+"""Called before each step with its number and that of all; it may wait, so that others have the device first."""
+
+
+def train(
+    config: TrainConfig, resume: bool = False, device: str = "cpu", before_step: BeforeStep | None = None
+) -> Path:
     """Runs to the end of the schedule and returns the directory of the finished model.
 
     Raises TrainingError for values that are not finite (naming step and samples) and for too many broken samples,
@@ -66,6 +73,8 @@ def train(config: TrainConfig, resume: bool = False, device: str = "cpu") -> Pat
     with history_of(config, recipe, directory, step, place) as history:
         saved = time.monotonic()
         for number, batches in steps_ahead(recipe.steps, step, recipe.length, config.data.workers):
+            if before_step is not None:
+                before_step(number, recipe.length)
             factor = set_learning_rate(optimizer, number, recipe.length, config.optim)
             numbers = train_step(accelerator, objective, optimizer, batches, number, config.optim, config.data.seed)
             skipped.add(batches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -186,17 +186,21 @@ class LabelMapDataset:
         return describe_sample(self.bare(index), np.random.default_rng(range(len(self))[index]))
 
     def weights(
-        self, per_source: str = "sqrt", boosts: Mapping[str, float] = DAILY_LIFE, hold_out: int = 0
-    ) -> np.ndarray:
+        self, per_source: str = "sqrt", boosts: Mapping[str, float] = DAILY_LIFE, hold_out: int = 0,
+        leave_out: Collection[str] = (),
+    ) -> np.ndarray:  # fmt: skip
         """Probability of drawing each picture, float64 (n,), sum 1.
 
         per_source: "sqrt" draws a source by the root of its number of pictures (so that large sources of one kind do
         not drown the others), "count" by that number, "equal" all alike; ``boosts`` multiply sources by name;
-        hold_out: about one picture in so many is never drawn, see :func:`held_out`
+        hold_out: about one picture in so many is never drawn, see :func:`held_out`; leave_out: nor are these sources
         """
         if per_source not in _SOURCE_RULES:
             raise ValueError(f"per_source is one of {', '.join(_SOURCE_RULES)}, not {per_source!r}")
         names, which, counts = np.unique([r.source for r in self.records], return_inverse=True, return_counts=True)
         share = _SOURCE_RULES[per_source](counts.astype(float)) * [boosts.get(str(n), 1.0) for n in names]
-        weights = (share / counts)[which] * [not held_out(r, hold_out) for r in self.records]
+        drawn = [not held_out(record, hold_out) and record.source not in leave_out for record in self.records]
+        if not any(drawn):
+            raise FramesError(f"{self.root} has no pictures left to draw; leave fewer of its sources out")
+        weights = (share / counts)[which] * drawn
         return weights / weights.sum()

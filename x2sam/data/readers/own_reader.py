@@ -122,6 +122,18 @@ class OwnRecord:
     expression: OwnExpression | None = None
 
 
+def modalities_of(directory: Path, split: str = "") -> tuple[str, ...]:
+    """Which of ``image`` and ``video`` have an item with masks, in one split or all of them."""
+    found = {
+        entry.get("modality").text()
+        for entry in read_json(directory / "manifest.json", DatasetSpec.largest_json_mb).get("items").items()
+        if (not split or entry.get("split").text(empty=True) == split)
+        and entry.get("objects").items()
+        and entry.get("labelled").items()
+    }
+    return tuple(one for one in ("image", "video") if one in found)
+
+
 class OwnDataset(ListedDataset[OwnRecord]):
     """Format ``x2sam``. ``annotations`` is the directory; media are looked for in ``images`` where that is given."""
 
