@@ -82,6 +82,12 @@ class MediaTimeoutError(MediaError):
     status = 504
 
 
+class MediaDiskError(MediaError):
+    """Fetched files and pages of videos can't be stored."""
+
+    status = 507
+
+
 class ModelUnavailableError(BackendError):
     """The model is still loading, or could not be loaded."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -12,9 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.errors import MediaDiskError
+
 _SUFFIX = ".media"
 _PART = ".part"
 _PART_MAX_AGE = 3600.0
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT}
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,14 @@ class FileCache:
             self._drop(_digest(address))
 
     def put(self, address: str, chunks: Iterable[bytes]) -> CachedFile:
-        """Stores what the chunks add up to; when one of them fails, nothing is left behind."""
+        """Stores what the chunks add up to; when one of them fails, nothing is left behind.
+
+        :raises MediaDiskError: the disk does not take it.
+        """
         key, content, size = _digest(address), hashlib.sha256(), 0
-        handle, name = tempfile.mkstemp(_PART, key, self._folder)
+        name = None
         try:
+            handle, name = tempfile.mkstemp(_PART, key, self._folder)
             with os.fdopen(handle, "wb") as out:
                 for chunk in chunks:
                     content.update(chunk)
@@ -84,8 +92,14 @@ class FileCache:
             digest = content.hexdigest()[:32]
             path = self._folder / f"{key}-{digest}{_SUFFIX}"
             os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
+        except BaseException as error:
+            if name is not None:
+                Path(name).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _OF_DISKS:
+                raise MediaDiskError(
+                    f"The ML backend can't store pictures and pages ({os.strerror(error.errno)}): whoever runs it "
+                    "should free some space where X2SAM_CACHE_DIR is, or name another folder."
+                ) from error
             raise
         file = CachedFile(path, digest, size, self._clock())
         with self._lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backend.errors import MediaError
+from backend.errors import MediaDiskError, MediaError
 from backend.file_cache import CachedFile, FileCache
 from backend.settings import MEGABYTE, Settings
 from backend.video_addresses import is_signed, split_address
@@ -101,7 +101,7 @@ class VideoFrames:
             return cache.get(name) or cache.put(name, [self._encoded(entry, video_id, frame)])
 
     def read(self, video_id: str, frame: int, purpose: str = MODEL) -> bytes:
-        """The content of :meth:`file`.
+        """The content of :meth:`file`; where the disk is full, of a page that is not stored.
 
         :raises MediaError: others push it out again and again.
         """
@@ -110,6 +110,9 @@ class VideoFrames:
                 return self.file(video_id, frame, purpose).path.read_bytes()
             except FileNotFoundError:  # dropped by another thread between making and opening it
                 continue
+            except MediaDiskError:
+                with self._entry(video_id, purpose) as entry:
+                    return self._encoded(entry, video_id, frame)
         raise MediaError("The page does not stay on disk; raise X2SAM_FRAMES_MB.")
 
     def _cache(self) -> FileCache:

@@ -89,6 +89,8 @@ class LabelStudioStandIn:
         return jsonify(id=project, label_config=self.configs[project])
 
     def _tasks(self) -> Any:
+        assert request.args["review"] == "true", "a plain listing asks ML backends for predictions"
+        assert request.args["resolve_uri"] == "false", "else addresses come changed, and would be written back so"
         query = json.loads(request.args["query"])
         found = self.tasks(int(request.args["project"]))
         for item in query.get("filters", {}).get("items", []):

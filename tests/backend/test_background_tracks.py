@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import re
 import threading
 import time
@@ -403,6 +405,24 @@ def test_label_studio_can_not_be_reached(backend, desk, pictures):
     backend.wait_idle()
     (sentence,) = sentences(desk(typed("track"), on_screen=items.values()))
     assert "tracked 4 of 10 pages." in sentence and "can't connect" in sentence
+
+
+def test_no_room_for_pages(backend, desk, monkeypatch):
+    """The disk of the cache is full from the fifth page on, and has room again later."""
+    items = by_page(desk(point(50, 50, 0)))
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.file_cache.os.replace", no_room)
+        backend.wait_idle()
+        (sentence,) = sentences(desk(typed("track"), on_screen=items.values()))
+        assert "tracked 4 of 10 pages." in sentence and "No space left on device" in sentence
+        assert "X2SAM_CACHE_DIR" in sentence and str(backend.settings.media_cache_dir) not in sentence
+    again = desk(typed("track"), on_screen=items.values())
+    assert "tracked 10 pages." in sentences(again)[0]
+    assert sorted({0, *by_page(again)}) == list(range(PAGES))
+
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_page_that_can_not_be_decoded_is_told_and_gone_on_with_later(backend, desk, engine):

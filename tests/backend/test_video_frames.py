@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from dataclasses import replace
 
@@ -9,7 +11,7 @@ import pytest
 from video_clips import number_in, write_clip
 
 from backend.app import close_services, create_app
-from backend.errors import MediaError, MediaRefusedError
+from backend.errors import MediaDiskError, MediaError, MediaRefusedError
 from backend.file_cache import FileCache
 from backend.media import MediaFetcher
 from backend.settings import Settings
@@ -79,6 +81,25 @@ def test_a_page_is_decoded_once(library, video, tmp_path, monkeypatch):
     assert opened == [video.id]
     VideoFrames(library, tmp_path / "frames", 10**7).file(video.id, 5)  # still on disk after a restart
     assert opened == [video.id]
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_and_people_still_see_their_pages(client, library, video, settings, tmp_path, monkeypatch):
+    client.get(path_of(library, video, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.file_cache.tempfile.mkstemp", no_room)
+        assert number_in(client.get(path_of(library, video, 7)).data) == 7
+        assert number_in(client.get(path_of(library, video, 3)).data) == 3, "what is there stays"
+        with pytest.raises(MediaDiskError, match=r"No space left on device.*X2SAM_CACHE_DIR"):
+            VideoFrames(library, tmp_path / "frames", 10**7).file(video.id, 7)
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.file_cache.os.replace", no_room)
+        with pytest.raises(MediaDiskError):
+            VideoFrames(library, tmp_path / "frames", 10**7).file(video.id, 7)
+    assert not list((tmp_path / "frames").glob("*.part")), "nothing half written is left"
 
 
 def test_few_videos_are_open_at_once(library, tmp_path):

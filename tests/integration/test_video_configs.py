@@ -25,7 +25,7 @@ def place(video_place) -> VideoPlace:
     return video_place
 
 
-@pytest.mark.parametrize("name", ["video_frames", "video_frames_brush", "video_boxes"])
+@pytest.mark.parametrize("name", ["video_frames", "video_frames_brush", "video_words", "video_boxes"])
 def test_label_studio_takes_the_configuration(place, name):
     server, project = place.label_studio, place.project(name)
     seen = server.api("GET", f"/api/projects/{project}/")["parsed_label_config"]
