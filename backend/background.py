@@ -41,6 +41,7 @@ from backend.journal_tracks import (
 from backend.logs import loggable, where
 from backend.look_list import LookLists
 from backend.tracking import Track, pages_wanted, session_opener, untouched
+from backend.video_addresses import same_pages
 from x2sam.errors import CancelledError
 
 log = logging.getLogger(__name__)
@@ -376,7 +377,7 @@ class Tracks:
 
 def _alike(before: TrackRecord, now: TrackRecord) -> bool:
     """Whether what one found can be what the other looks for: the same pages and model."""
-    return (before.pages, before.version) == (now.pages, now.version)
+    return before.version == now.version and same_pages(before.pages, now.pages)
 
 
 def _reused(record: TrackRecord, before: Sequence[TrackJob]) -> dict[int, dict[str, Known]]:

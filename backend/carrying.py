@@ -29,6 +29,7 @@ from backend.protocol import DrawnRegion, Task, TypedText
 from backend.remembered import PackedMask
 from backend.track_replies import BEGUN_AGAIN, NOTHING_RUNS, Carriage, about_locks, about_news, about_track
 from backend.tracking import Order, Reach, order_of, pages_wanted
+from backend.video_addresses import same_pages
 from x2sam.stages import stage
 from x2sam.structures import Mask, Prompt
 
@@ -290,7 +291,8 @@ class Carrier:
 
     def _jobs(self) -> list[TrackJob]:
         """The tracks on these pages, the oldest first; the task may have had others."""
-        return [job for job in self.services.tracks.of_task(self.task.id) if job.record.pages == self.frames.addresses]
+        jobs = self.services.tracks.of_task(self.task.id)
+        return [job for job in jobs if same_pages(job.record.pages, self.frames.addresses)]
 
     def _newest(self, new: Iterable[str]) -> Iterator[tuple[TrackJob, set[str]]]:
         """The person's tracks, the newest first, each with the objects that it is the newest of: what earlier ones

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 _PATH = re.compile(r"/frames/([0-9a-f]{16})/(0|[1-9][0-9]{0,8})\.jpg")
@@ -43,3 +43,16 @@ def split_address(address: str) -> tuple[str, int, str] | None:
     if path is None or path.end() != len(parts.path) or not parts.query.startswith("s="):
         return None
     return path[1], int(path[2]), parts.query[2:]
+
+
+def same_pages(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists of addresses are of the same pages: ours may have been signed anew, or be under a new name of
+    the server."""
+    if len(one) != len(other):
+        return False
+    return all(a == b or _frame_of(a) == _frame_of(b) for a, b in zip(one, other, strict=True))
+
+
+def _frame_of(address: str) -> tuple[str, int] | str:
+    parts = split_address(address)
+    return address if parts is None else parts[:2]

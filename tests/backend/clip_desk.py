@@ -45,22 +45,26 @@ def clip_item(kind, tag, value, page, **fields):
 class Desk:
     """Asks about a task of ``pages`` that one ``user`` has before them."""
 
-    def __init__(self, client, xml=CONFIG, user="ann@example.com"):
-        self.client, self.xml, self.user = client, xml, user
+    def __init__(self, client, xml=CONFIG, user="ann@example.com", addresses=None):
+        self.client, self.xml, self.user, self.addresses = client, xml, user, addresses
 
     def __call__(self, *prompts, on_screen=(), annotations=(), pages=PAGES, drafts=None):
         own = [draft(*on_screen, user=self.user)] if on_screen else []
         before = {"drafts": own if drafts is None else drafts, "annotations": list(annotations)}
-        entry = self._ask({**_task(pages), **before}, {"result": list(prompts)})
+        entry = self._ask({**self._task(pages), **before}, {"result": list(prompts)})
         assert not LabelInterface(self.xml).validate_prediction(entry, return_errors=True)
         return entry
 
     def open(self, pages=PAGES):
         """What is predicted when somebody opens the task."""
-        entry = self._ask(_task(pages), None)
+        entry = self._ask(self._task(pages), None)
         if "result" in entry:
             assert not LabelInterface(self.xml).validate_prediction(entry, return_errors=True)
         return entry
+
+    def _task(self, pages):
+        addresses = self.addresses or [f"/data/local-files/?d=small/{page}.png" for page in range(pages)]
+        return {"id": 5, "data": {"frames": addresses}}
 
     def _ask(self, task, context):
         body = {"tasks": [task], "project": "1.1", "label_config": self.xml, "params": {"context": context}}
@@ -68,10 +72,6 @@ class Desk:
         assert answer.status_code == 200, answer.json
         (entry,) = answer.json["results"]
         return entry
-
-
-def _task(pages):
-    return {"id": 5, "data": {"frames": [f"/data/local-files/?d=small/{page}.png" for page in range(pages)]}}
 
 
 def by_page(entry, name=None):

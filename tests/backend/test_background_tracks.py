@@ -18,7 +18,9 @@ from fake_engine import FakeEngine, FakeSession
 from picture_server import picture_bytes
 from prompting import draft, edited, object_of
 from reading import pixels, regions, sentences
+from video_clips import write_clip
 
+from backend import background
 from backend.app import close_app, create_app
 from backend.background import TrackJob
 from backend.carried import Carried, Known
@@ -26,6 +28,8 @@ from backend.journal import Journal
 from backend.journal_tracks import TrackRecord, state_rows
 from backend.remembered import PackedMask
 from backend.tracking import Reach
+from backend.video_addresses import frame_address
+from backend.video_library import VideoLibrary
 from x2sam.errors import FramesError
 from x2sam.inference.scheduler import Priority, Scheduler
 
@@ -223,6 +227,30 @@ def test_a_click_on_what_is_being_tracked_begins_it_again(backend, desk, engine)
         np.testing.assert_array_equal(pixels(item), moved(pixels(corrected), page - 1))
 
 
+def test_pages_with_new_addresses_are_the_same_pages(backend, tmp_path, monkeypatch):
+    """The key of their addresses is replaced, and the server has another name, while a track runs."""
+    library = VideoLibrary(tmp_path / "state")
+    video = library.add(write_clip(tmp_path / "clip.mp4", PAGES))
+    desk = backend.desk()
+
+    def addresses(base):
+        return [frame_address(base, library.signing_key(), video.id, page) for page in range(PAGES)]
+
+    desk.addresses = addresses("http://old.test")
+    items = by_page(desk(point(50, 50, 0, original_height=video.size[0])))
+    assert sorted(items) == list(range(STOP))
+    library.add_key()
+    assert not library.drop_old_keys() and len(library.keys()) == 1
+    desk.addresses = addresses("https://new.test")
+    backend.wait_idle()
+    kept, reused = [], background._reused
+    monkeypatch.setattr(background, "_reused", lambda *given: kept.append(reused(*given)) or kept[-1])
+    again = desk(typed("track"), on_screen=items.values())
+    assert "tracked 10 pages." in sentences(again)[0]
+    assert sorted({0, *by_page(again)}) == list(range(PAGES))
+    assert set(range(1, STOP)) <= set(kept[0]), "what was done is not walked again"
+
+
 def test_what_a_correction_does_not_touch_is_not_walked_again(backend, engine):
     desk, pages = backend.desk(), 40
     engine.on_page = lambda page: None
@@ -342,6 +370,8 @@ def test_another_model_makes_all_of_it_anew(backend, desk, engine):
     engine.on_page = lambda page: None
     items = by_page(desk(point(50, 50, 0)))
     engine.version = "fake-0002"
+    backend.restart()
+    desk = backend.desk()
     engine.walked.clear()
     assert sorted(by_page(desk(typed("track"), on_screen=items.values()))) == list(range(1, PAGES))
     assert [page for _, page in engine.walked] == list(range(PAGES))

@@ -11,7 +11,7 @@ import threading
 import pytest
 from video_clips import number_in, write_clip
 
-from backend.video_addresses import frame_address, is_signed, signature, split_address
+from backend.video_addresses import frame_address, is_signed, same_pages, signature, split_address
 from backend.video_library import LibraryError, UnknownVideoError, VideoGoneError, VideoLibrary
 from x2sam.data.video import VideoReader
 from x2sam.errors import FramesError
@@ -159,6 +159,13 @@ def test_addresses():
     assert not is_signed([key], video, frame, "") and not is_signed([key], video, frame, given[:-1])
     assert not is_signed([key], video, frame, "é" + given[1:]) and not is_signed([], video, frame, given)
     assert signature(key, video, 7) != signature(key, video, 70)
+
+
+def test_pages_are_the_same_under_new_addresses():
+    servers = (("http://old", b"k"), ("https://new/x", b"o"))
+    old, new = ([frame_address(base, key, "0" * 16, n) for n in (1, 2)] for base, key in servers)
+    assert same_pages(old, new) and same_pages(["x.jpg", old[0]], ("x.jpg", new[0])) and same_pages([], ())
+    assert not same_pages(old, new[::-1]) and not same_pages(old, new[:1]) and not same_pages(["x.jpg"], ["y.jpg"])
 
 
 @pytest.mark.parametrize(
