@@ -129,7 +129,7 @@ def answer_automatic(services: Services, task: Task, config: LabelConfig) -> Ans
     """
     tag = config.picture()
     if tag is None:
-        raise LabelConfigError("The labeling configuration has no Image tag.")
+        raise LabelConfigError("The labeling configuration has no Image tag: take one of label_config/, or add one.")
     if tag.kind == "video":
         return None
     frames, paged = frames_of(services, tag, task)

@@ -137,7 +137,8 @@ def _config_problems(config: LabelConfig, tag: ObjectTag) -> Iterator[tuple[str,
                 f"Write smart=\"false\" on '{brush.name}' and prompt with KeyPointLabels or RectangleLabels.",
             )
     try:
-        config.output(tag.name)
+        for output in config.outputs(tag.name):
+            output.check_hints()
     except LabelConfigError as error:
         text, _, mend = str(error).partition(": ")
         yield text, mend[:1].upper() + mend[1:]
@@ -198,7 +199,7 @@ def check_task(visit: Visit) -> str:
         visit.addresses = addresses_of(value, str(task.get("id")))
     except (LabelConfigError, MediaError) as error:
         raise Problem(
-            f"task {task.get('id')}: {error}",
+            f"task {task.get('id')}: {str(error).partition(': ')[0]}",
             f"Import tasks whose data has the entry that '{tag.name}' names ({tag.key}), or change the tag's value.",
         ) from error
     pages = len(visit.addresses)

@@ -108,7 +108,7 @@ class ControlTag:
         """
         mode = self.attributes.get("preannotate", "").strip().lower()
         if mode and mode not in MODES:
-            raise LabelConfigError(f"preannotate on '{self.name}' must be one of {', '.join(MODES)}.")
+            raise LabelConfigError(f"preannotate on '{self.name}' is not known: write one of {', '.join(MODES)}.")
         return mode or None
 
     def pixels(self, name: str, default: float) -> float:
@@ -121,8 +121,12 @@ class ControlTag:
         except ValueError:
             number = -1.0
         if not 0 <= number <= 1000:
-            raise LabelConfigError(f"{name} on '{self.name}' must be a number of pixels from 0 to 1000.")
+            raise LabelConfigError(f"{name} on '{self.name}' is no number of pixels: write one from 0 to 1000.")
         return number
+
+    def check_hints(self) -> None:
+        """:raises LabelConfigError: an attribute that is for us holds something else than it may."""
+        _ = self.mode, self.pixels("tolerance", 0.0)
 
     def label_value(self, wanted: str | None) -> str:
         """The label of this tag for a prompt that carries ``wanted``.
@@ -243,7 +247,10 @@ def task_value(tag: ObjectTag, data: Mapping[str, Any]) -> Any:
         try:
             value = value[int(index)] if index and isinstance(value, list) else value[name or index]
         except (KeyError, IndexError, TypeError) as error:
-            raise LabelConfigError(f"The task has no '{path}', which the tag '{tag.name}' shows.") from error
+            raise LabelConfigError(
+                f"The task has no '{path}', which the tag '{tag.name}' shows: import tasks that have it, or change the "
+                "value of the tag."
+            ) from error
     return value
 
 

@@ -16,6 +16,7 @@ from backend.clients import LabelStudioClient, LimitedClient, NoAnswer, shown
 from backend.doctor import Check, Finding, Mark, NotNow, Problem, Visit, as_json, healthy, walk
 from backend.doctor_answer import LARGEST_ANSWER, check_encode, check_size
 from backend.doctor_command import CHECKS, line
+from backend.doctor_setup import check_config
 from backend.errors import MediaError
 from backend.label_config import parse_label_config
 from backend.rle import encode_mask
@@ -137,6 +138,14 @@ def test_answers_that_no_editor_could_show(answer, text):
     with pytest.raises(Problem, match=text) as problem:
         check_encode(visit(answer={"result": [answer]}))
     assert problem.value.mend
+
+
+@pytest.mark.parametrize("hint", ['preannotate="everything"', 'tolerance="wide"'])
+def test_hints_that_are_none(hint):
+    looked = visit(project={"label_config": CONFIG.replace('smart="false"', f'smart="false" {hint}', 1)})
+    with pytest.raises(Problem, match=f"{hint.partition('=')[0]} on 'mask'") as problem:
+        check_config(looked)
+    assert problem.value.mend.startswith("Write one ")
 
 
 def test_sizes():

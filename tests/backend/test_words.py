@@ -183,7 +183,7 @@ def test_only_tags_with_a_hint_are_filled():
 
 
 def test_a_wrong_hint_is_told():
-    with pytest.raises(LabelConfigError, match="preannotate on 'm' must be one of instance"):
+    with pytest.raises(LabelConfigError, match="preannotate on 'm' is not known: write one of instance"):
         category_ask(TASK, config_of(masks(['value="Car"'], more='preannotate="yes"')), "i")
 
 

@@ -88,6 +88,10 @@ CONFIGS = {
         CLICKS.replace('"Object" background="#E4572E" showInline', '"Thing" background="#E4572E" showInline'),
         ("labels Thing of 'point'", "the same labels"),
     ),
+    "a hint that is none": (
+        CLICKS.replace('toName="image" smart="false"', 'toName="image" smart="false" preannotate="everything"'),
+        ("preannotate on 'mask' is not known", "Write one of instance, semantic"),
+    ),
     "no picture": (
         '<View><Text name="t" value="$image"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>',
         ("no Image tag",),

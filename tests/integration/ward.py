@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -139,13 +139,43 @@ def serving(server: Any) -> Iterator[str]:
 def plain_server(status: int, headers: dict[str, str] | None = None, port: int = 0) -> Iterator[str]:
     """A server that gives the same answer to everything."""
 
+    def answer(_: str) -> tuple[int, dict[str, str], bytes]:
+        return status, headers or {}, b"<html>hello</html>"
+
+    with _answering(answer, port) as url:
+        yield url
+
+
+@contextmanager
+def odd_server(answers: dict[str, Any]) -> Iterator[str]:
+    """A server of somebody else: by path, what it answers in JSON, the status of an error, or None: it hangs up.
+    ``answers`` may change while it runs."""
+
+    def answer(path: str) -> tuple[int, dict[str, str], bytes] | None:
+        found = next((answers[known] for known in answers if path.startswith(known)), 404)
+        if found is None:
+            return None
+        status, body = (found, {}) if isinstance(found, int) else (200, found)
+        return status, {"Content-Type": "application/json"}, json.dumps(body).encode()
+
+    with _answering(answer) as url:
+        yield url
+
+
+@contextmanager
+def _answering(answer: Callable[[str], tuple[int, dict[str, str], bytes] | None], port: int = 0) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            given = answer(self.path)
+            if given is None:
+                return
+            status, headers, body = given
             self.send_response(status)
-            for name, value in (headers or {}).items():
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(b"<html>hello</html>")
+            self.wfile.write(body)
 
         do_POST = do_GET
 
