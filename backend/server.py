@@ -22,6 +22,7 @@ from backend.settings import Settings
 from backend.wsgi import build
 
 _CLOSING_SECONDS = 5.0  # for closing the model after the last answer
+_PAGE_THREADS = 64  # for pages of videos, of which each browser asks for six at a time: they wait for one decoder
 _SWITCH_SECONDS = 0.001  # how long a thread keeps Python's lock: short, so that /health gets its turn
 
 
@@ -42,7 +43,7 @@ class Server(BaseApplication):
             "bind": self._bind,
             "workers": 1,
             "worker_class": DrainingWorker,
-            "threads": self._settings.threads,
+            "threads": self._settings.threads + _PAGE_THREADS,
             "timeout": 120,
             "graceful_timeout": int(self._settings.drain_seconds + _CLOSING_SECONDS) + 1,
             "proc_name": "x2sam-backend",

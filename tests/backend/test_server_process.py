@@ -33,6 +33,10 @@ def slowly(*args, **kwargs):
     time.sleep({seconds!r})
     return original(*args, **kwargs)
 fake_engine.FakeSession.segment = slowly
+import backend.video_frames
+if os.environ.get("FRAME_SECONDS"):
+    backend.video_frames.VideoFrames.is_signed = lambda *_: True
+    backend.video_frames.VideoFrames.read = lambda *_: time.sleep(float(os.environ["FRAME_SECONDS"])) or b"page"
 import backend.wsgi
 def engine(settings):
     engine = fake_engine.FakeEngine()
@@ -225,7 +229,7 @@ def test_a_line_for_each_request_and_nothing_of_the_task(run):
 def test_a_silent_client_does_not_keep_a_thread(run):
     server = run(X2SAM_BODY_SECONDS="0.3", X2SAM_THREADS="2")
     server.wait_ready()
-    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(80)]  # more than there are threads
     for number, connection in enumerate(silent):
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
         connection.sendall(head if number % 2 else head + b"\r\n{")
@@ -234,6 +238,29 @@ def test_a_silent_client_does_not_keep_a_thread(run):
     assert status == 200
     for connection in silent:
         connection.close()
+
+
+def test_pages_of_videos_do_not_keep_health_waiting(run):
+    """Eight browsers open a clip at the same time; each asks for six pages, and they wait for one decoder."""
+    server, answers = run(X2SAM_THREADS="4", FRAME_SECONDS="6"), []
+    server.wait_ready()
+
+    def page(number: int) -> None:
+        with contextlib.suppress(ValueError):  # a page is no JSON
+            server.ask(f"/frames/clip/{number}.jpg?s=x")
+        answers.append(time.monotonic())
+
+    browsers = [threading.Thread(target=page, args=(number,), daemon=True) for number in range(48)]
+    begun = time.monotonic()
+    for browser in browsers:
+        browser.start()
+    time.sleep(0.5)
+    assert server.ask("/health", timeout=20)[0] == 200
+    assert server.ask("/predict", click())[0] == 200
+    assert not answers and time.monotonic() - begun < 6, "while all the pages wait"
+    for browser in browsers:
+        browser.join(30)
+    assert len(answers) == 48
 
 
 def test_everywhere_with_credentials_and_the_health_check_of_containers(run, tmp_path):
