@@ -129,7 +129,7 @@ def _standing(items: Iterable[Json], names: re.Pattern = ISSUED) -> list[Standin
             continue
         shape, page = kind.removesuffix("labels"), _whole(item.get("item_index"))
         if kind == "labels":  # the second result of a region of plain tags, with the label
-            labels[item["id"]] = _first(value.get("labels"))
+            labels.setdefault(item["id"], _first(value.get("labels")))  # ours comes first, further tags after it
         if shape not in SHAPES or not _NEEDED[shape] <= value.keys():
             continue  # accepting while a prompt label is selected copies a mask into a result of the prompt's type
         try:

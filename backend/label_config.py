@@ -156,6 +156,11 @@ class LabelConfig:
             if to_name in control.to_names and (not kinds or control.kind in kinds):
                 yield control
 
+    @property
+    def label_tags(self) -> frozenset[str]:
+        """The ``Labels`` tags that plain ones have their labels from."""
+        return frozenset(control.labels_name for control in self.controls.values() if control.labels_name)
+
     def picture(self) -> ObjectTag | None:
         """The first object tag that can be answered, an Image before a Video."""
         return min(self.objects.values(), key=lambda tag: tag.kind != "image", default=None)

@@ -55,7 +55,7 @@ class X2SAMModel(model_base()):
 
     def _predicted(self, tasks: list[Json], context: Any) -> list[dict[str, Any]]:
         config = parse_label_config(self.label_config or "<View/>")
-        prompts = parse_context(context)
+        prompts = parse_context(context, config.label_tags)
         parsed = [parse_task(task) for task in tasks]
         try:
             if prompts is None:

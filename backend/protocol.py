@@ -6,7 +6,7 @@ keys and result items of kinds that are no prompt are ignored, since Label Studi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,16 +148,20 @@ def parse_task(raw: Any) -> Task:
     return Task(_name(raw.get("id")), data, frozenset(_region_ids(raw)), project_id(raw.get("project")))
 
 
-def parse_context(raw: Any) -> Context | None:
-    """The context of a request: None when there is none, empty when its shape is unknown or nothing is a prompt."""
+def parse_context(raw: Any, label_tags: Collection[str] = ()) -> Context | None:
+    """The context of a request: None when there is none, empty when its shape is unknown or nothing is a prompt.
+    ``label_tags`` as in :func:`read_prompts`."""
     if raw is None:
         return None
     items = raw.get("result") if isinstance(raw, dict) else None
-    return read_prompts(items) if isinstance(items, list) else Context()
+    return read_prompts(items, label_tags=label_tags) if isinstance(items, list) else Context()
 
 
-def read_prompts(items: Iterable[Any], strict: bool = True) -> Context:
+def read_prompts(items: Iterable[Any], strict: bool = True, label_tags: Collection[str] = ()) -> Context:
     """The points, boxes and texts among result items. What is damaged is left out unless ``strict``.
+
+    ``label_tags`` are the ``Labels`` tags that say what a region of a plain tag is; any where none are named. Others on
+    the same picture may say something else about it, as how well it is seen.
 
     :raises BadRequestError: an item is damaged, and ``strict``.
     """
@@ -172,7 +176,8 @@ def read_prompts(items: Iterable[Any], strict: bool = True) -> Context:
             if kind == "textarea":
                 texts += _typed_text(item, value)
             elif kind == "labels":  # a region of plain tags comes twice, once with its label
-                shared[_name(item.get("id"))] = _first_label(value.get("labels"))
+                if not label_tags or _name(item.get("from_name")) in label_tags:
+                    shared.setdefault(_name(item.get("id")), _first_label(value.get("labels")))
             elif kind in _REGION_TYPES and not COPIED_MASK & value.keys():
                 regions.append(_drawn_region(item, value, **_REGION_TYPES[kind]))
         except BadRequestError:

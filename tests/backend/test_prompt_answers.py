@@ -45,6 +45,27 @@ def test_a_text_without_a_label_asks_for_one(ask, engine):
     assert sentences(found) == [f"A dog lies beside a cat. {without}"]
 
 
+TWO_LABELS = """<View><Image name="image" value="$image"/>
+<Labels name="kind" toName="image"><Label value="Car"/><Label value="Person"/></Labels>
+<Labels name="seen" toName="image"><Label value="well"/><Label value="badly"/></Labels>
+<KeyPoint name="point" toName="image" smart="true"/><Brush name="brush" toName="image"/></View>"""
+
+
+@pytest.mark.parametrize("order", [("kind", "seen"), ("seen", "kind")])
+def test_of_two_tags_with_labels_the_first_says_what_it_is(ask, order):
+    """The other one may say how well it is seen."""
+    plain = click(30, 50) | {"type": "keypoint", "value": {"x": 30, "y": 50, "width": 0.2}}
+    said = {"kind": "Person", "seen": "well"}
+    further = [plain | {"type": "labels", "from_name": tag, "value": {"labels": [said[tag]]}} for tag in order]
+    mask, label = ask(plain, *further, change=lambda _: TWO_LABELS)["result"]
+    assert (mask["type"], label["from_name"], label["value"]["labels"]) == ("brush", "kind", ["Person"])
+    drawn = plain | {"type": "labels", "from_name": "seen", "value": {"labels": ["badly"]}, "id": mask["id"]}
+    again = click(31, 50) | {"type": "keypoint", "value": {"x": 31, "y": 50, "width": 0.2}}
+    more = [again | {"type": "labels", "from_name": tag, "value": {"labels": [said[tag]]}} for tag in order]
+    better = ask(again, *more, drafts=[draft(mask, label, drawn)], change=lambda _: TWO_LABELS)["result"][0]
+    assert better["id"] == mask["id"], "it corrects the one that was accepted"
+
+
 def test_a_list_of_names(ask, engine):
     def change(config):
         return config.replace('"Object"', '"Car"').replace('"Other"', '"Person"')
