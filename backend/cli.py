@@ -44,12 +44,15 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on. See PORT.")] = None,
     model: Annotated[str | None, typer.Option(help="nano, x2sam-4b, a directory, or auto. See X2SAM_MODEL.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto. See X2SAM_DEVICE.")] = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray for many engines. See X2SAM_ENGINE.")] = None,
     log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR. See LOG_LEVEL.")] = None,
 ) -> None:
     """Answers Label Studio at http://HOST:PORT until it is stopped. Options go before settings of the environment."""
     try:
         settings = Settings.from_environment()
-        settings = settings.with_options(host=host, port=port, model=model, device=device, log_level=log_level)
+        settings = settings.with_options(
+            host=host, port=port, model=model, device=device, engine=engine, log_level=log_level
+        )
         settings.check_exposure(settings.host)
         # late: the model's base class depends on what is installed
         from backend.server import Server

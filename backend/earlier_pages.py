@@ -54,6 +54,11 @@ class _JoinedFrames(Sequence):
         frames, page = self._pages[index]
         return frames[page]
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the pages are."""
+        return tuple(frames.addresses[page] for frames, page in self._pages)
+
     def digest(self, index: int) -> str:
         frames, page = self._pages[index]
         return frames.digest(page)

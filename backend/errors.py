@@ -94,6 +94,10 @@ class ModelUnavailableError(BackendError):
     status = 503
 
 
+class EngineLostError(ModelUnavailableError):
+    """The process that had the model ended in the middle of the work; another one takes its place."""
+
+
 _MODEL_STATUS: dict[type[Exception], int] = {
     PromptError: 422,
     FramesError: 422,

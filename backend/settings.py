@@ -64,6 +64,21 @@ def _whole(value: str) -> int:
     return number
 
 
+def _share(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError("must not be negative")
+    return number
+
+
+def _span(value: str) -> tuple[int, int]:
+    least, _, most = value.partition(":")
+    span = _count(least), _count(most or least)
+    if span[0] > span[1]:
+        raise ValueError("must be a number, or the least and the most with a colon between them")
+    return span
+
+
 def _megabytes(value: str) -> int:
     return int(_positive(value) * MEGABYTE)
 
@@ -283,6 +298,20 @@ class Settings:
     cpu_threads: int = _setting(
         0, "X2SAM_CPU_THREADS", read=_whole, text="threads of PyTorch on a CPU", shown="all cores but one"
     )
+    engine: str = _setting(
+        "local", "X2SAM_ENGINE", read=_choice("local", "ray"), text="local: a model in this process; ray: on Ray Serve"
+    )
+    ray_address: str = _setting(
+        "", "X2SAM_RAY_ADDRESS", "RAY_ADDRESS", text="the Ray cluster", shown="one on this machine alone"
+    )
+    ray_replicas: tuple[int, int] = _setting(
+        (1, 1), "X2SAM_RAY_REPLICAS", read=_span, text="engines on Ray: 4, or 1:8 for as many as it takes", shown="1"
+    )
+    ray_gpus: float = _setting(0.0, "X2SAM_RAY_GPUS", read=_share, text="GPUs of each, fractions too")
+    ray_cpus: float = _setting(1.0, "X2SAM_RAY_CPUS", read=_share, text="CPU cores of each")
+    ray_load: float = _setting(
+        4.0, "X2SAM_RAY_LOAD", read=_positive, text="requests at once per engine above which one is added"
+    )
     log_level: str = _setting(
         "INFO", "LOG_LEVEL", "X2SAM_LOG_LEVEL", read=_log_level, text="DEBUG, INFO, WARNING, ERROR"
     )
@@ -297,6 +326,8 @@ class Settings:
             raise SettingsError("BASIC_AUTH_USER: a colon ends the name in basic authentication; take another name.")
         if bool(self.features_dir) != bool(self.features_disk_bytes):
             raise SettingsError("X2SAM_FEATURES_DIR and X2SAM_FEATURES_DISK_MB belong together: set both or neither.")
+        if self.features_dir and self.engine == "ray":
+            raise SettingsError("X2SAM_FEATURES_DIR belongs to one process; leave it out with X2SAM_ENGINE=ray.")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

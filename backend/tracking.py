@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from backend.carried import Carried, Known
 from backend.engines import Engine, Session
+from backend.errors import EngineLostError
 from backend.remembered import PackedMask
 from x2sam.structures import FrameMasks
 
@@ -23,6 +24,7 @@ _COMMAND = re.compile(r"track(?:\s+(?:(forward|backward)s?|([1-9]\d{0,4})(?:\s+p
 _CONTINUE = re.compile(r"continue\s*[.!]*", re.IGNORECASE)
 _STOP = re.compile(r"(?:stop|cancel)(?:\s+(?:track|tracking|it))?\s*[.!]*", re.IGNORECASE)
 _LOCK = re.compile(r"lock(?:\s+(all)(?:\s+pages)?)?\s*[.!]*", re.IGNORECASE)
+_LOST_ENGINES = 3  # under one walk, which goes on from what was found
 _SEEDS = 5  # pages that a walk is gone on with from: as many as the network's memory holds
 
 
@@ -131,19 +133,27 @@ class Track:
         :raises BackendError, X2SAMError: a page can't be fetched or read; what was found before it stays.
         """
         for whole in self._legs:
-            leg = _left(whole, self.found)
-            if leg is None:
-                continue
-            # A session of its own: what is known now counts, not what other requests have left in a shared one.
-            session = self._open()
-            try:
-                yield from self._begun(session, leg)
-                stop = leg.end + 1 if leg.direction == "forward" else self.pages
-                start = 0 if leg.direction == "forward" else leg.end
-                for masks in session.track(list(leg.known), start, stop, leg.direction, pauses=True, skip=leg.skip):
-                    yield self._taken(masks) if masks is not None else None
-            finally:
-                session.close()
+            lost = 0
+            while (leg := _left(whole, self.found)) is not None:
+                try:
+                    yield from self._walked(leg)
+                    break
+                except EngineLostError:
+                    lost += 1
+                    if lost > _LOST_ENGINES:
+                        raise
+
+    def _walked(self, leg: _Leg) -> Iterator[Stride | None]:
+        # A session of its own: what is known now counts, not what other requests have left in a shared one.
+        session = self._open()
+        try:
+            yield from self._begun(session, leg)
+            stop = leg.end + 1 if leg.direction == "forward" else self.pages
+            start = 0 if leg.direction == "forward" else leg.end
+            for masks in session.track(list(leg.known), start, stop, leg.direction, pauses=True, skip=leg.skip):
+                yield self._taken(masks) if masks is not None else None
+        finally:
+            session.close()
 
     def _begun(self, session: Session, leg: _Leg) -> Iterator[None]:
         for name, known in leg.known.items():

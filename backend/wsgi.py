@@ -6,6 +6,8 @@ One process owns the model, so one worker; threads answer.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flask import Flask
@@ -13,6 +15,7 @@ from flask import Flask
 from backend import logs
 from backend.app import create_app
 from backend.engines import Engine
+from backend.errors import SettingsError
 from backend.hot_swap import VersionLoader
 from backend.settings import Settings
 from backend.starting import check_device
@@ -41,6 +44,24 @@ def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
     )
 
 
+def engines_of(settings: Settings) -> Callable[[Path | None], Engine]:
+    """How engines are made: of the model of the settings, or of one in a directory; in this process or on Ray.
+
+    :raises SettingsError: Ray is asked for and not installed.
+    """
+    if settings.engine != "ray":
+        return lambda directory: load_engine(settings, directory)
+    # Stopping a server is no failure: without this Ray prints where each thread is when SIGTERM comes.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        from backend.ray_engine import Cluster
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"X2SAM_ENGINE=ray needs {error.name}: pip install 'ray[serve,data]'.") from error
+    cluster = Cluster(settings)
+    return lambda directory: cluster.start(partial(load_engine, directory=directory))
+
+
 def _tell_home(settings: Settings) -> None:
     if settings.model_dir:
         os.environ["X2SAM_HOME"] = str(Path(settings.model_dir).expanduser())
@@ -57,6 +78,7 @@ def _model(settings: Settings) -> str:
 
 def loader_for(settings: Settings) -> VersionLoader:
     """How versions of the model that were learned from corrections are loaded."""
+    make = engines_of(settings)
 
     def root() -> str:
         from x2sam.inference.engine import version_of
@@ -65,7 +87,7 @@ def loader_for(settings: Settings) -> VersionLoader:
         _tell_home(settings)
         return version_of(find_model(_model(settings)))
 
-    return VersionLoader(lambda: load_engine(settings), lambda directory: load_engine(settings, directory), root)
+    return VersionLoader(lambda: make(None), make, root)
 
 
 def build(settings: Settings | None = None) -> Flask:
@@ -79,4 +101,5 @@ def build(settings: Settings | None = None) -> Flask:
         settings.check_exposure(None)
         logs.configure(settings.logging_level, settings.log_format)
     check_device(settings)
-    return create_app(settings, lambda: load_engine(settings), loader_for(settings))
+    loader = loader_for(settings)
+    return create_app(settings, loader.base, loader)

@@ -1,0 +1,190 @@
+"""Two engines on a Ray cluster of this machine: where pictures are looked at, lost processes, equal answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from workplace import NANO
+
+from backend.carried import Carried, Known
+from backend.errors import MediaError, SettingsError
+from backend.frame_recipes import Kitchen, PagesRecipe, recipe_of
+from backend.remembered import PackedMask
+from backend.settings import Settings
+from backend.tracking import Reach, Track, session_opener
+from x2sam.errors import PromptError
+from x2sam.structures import Point, Prompt
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.serve")
+
+PAGES = 24
+CLICK = Prompt(points=(Point(60, 60),))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    folder = tmp_path_factory.mktemp("ray")
+    for number in range(PAGES):
+        picture = Image.new("RGB", (160, 120), (40, 90, 40))
+        ImageDraw.Draw(picture).ellipse((30 + 2 * number, 30, 80 + 2 * number, 80), fill=(210, 60, 40))
+        picture.save(folder / f"{number:02}.png")
+    return Settings(
+        model="nano", engine="ray", ray_replicas=(2, 2), ray_cpus=0.5, media_dirs=(str(folder),),
+        media_cache_dir=str(folder / "cache"), state_dir=str(folder / "state"), cpu_threads=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster(settings):
+    """A cluster whose processes find the stand-in engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        places = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
+        patch.setenv("PYTHONPATH", os.pathsep.join(places))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="x2sam")
+        yield
+        ray.serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def started(cluster, settings):
+    """(function that builds an engine) to the engines; one kind at a time."""
+    from backend.ray_engine import Cluster
+
+    running, cluster_of_ours = {}, Cluster(settings)
+
+    def engine(build):
+        if build not in running:
+            for name in list(running):
+                running.pop(name).close()
+            running[build] = cluster_of_ours.start(build)
+        return running[build]
+
+    yield engine
+    for one in running.values():
+        one.close()
+
+
+@pytest.fixture
+def engine(started):
+    import ray_stand_in
+
+    engine = started(ray_stand_in.build)
+    until(lambda: engine.replicas == 2, "two replicas")
+    return engine
+
+
+@pytest.fixture(scope="module")
+def kitchen(settings):
+    return Kitchen(replace(settings, media_cache_dir=settings.media_cache_dir + "-here"))
+
+
+@pytest.fixture
+def frames(kitchen):
+    """Numbers of pictures to frames as a task has them."""
+    return lambda *numbers: PagesRecipe(tuple(f"{number:02}.png" for number in numbers)).frames(kitchen)
+
+
+def until(true, what, seconds=90.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"no {what} in {seconds:g} s"
+        time.sleep(0.1)
+
+
+def test_each_picture_is_looked_at_by_one_replica(engine, frames):
+    before = engine.features.misses
+    places = {}
+    for _ in range(3):
+        for number in range(8):
+            page = frames(number)
+            session = engine.open(page, key=page.key)
+            (mask,) = session.segment(CLICK)
+            assert mask.mask[60, 60] and mask.mask.shape == (120, 160)
+            places.setdefault(number, set()).add(session.chat("where?")[0])
+    assert all(len(where) == 1 for where in places.values())
+    assert len(set.union(*places.values())) == 2  # both have work
+    # 8 pictures, each encoded once wherever it is; 24 clicks
+    until(lambda: engine.features.misses - before == 8, "count of eight pictures", 10)
+
+
+def test_errors_arrive_as_they_were(engine, frames, kitchen):
+    page = frames(0)
+    with pytest.raises(PromptError, match=r"^The prompt is empty\.$"):
+        engine.open(page, key=page.key).segment(Prompt())
+    missing = PagesRecipe(("not there.png",)).frames(kitchen)
+    with pytest.raises(MediaError):
+        engine.open(missing, key="missing").segment(CLICK)
+
+
+def test_a_click_on_a_lost_replica_is_answered_by_another(engine, frames):
+    page = frames(3)
+    session = engine.open(page, key=page.key)
+    lost = session.chat("where?")[0]
+    os.kill(int(lost), signal.SIGKILL)
+    assert session.segment(CLICK)[0].mask[60, 60]
+    assert session.chat("where?")[0] != lost
+
+
+def test_a_track_outlives_the_replica_that_walks_it(engine, frames):
+    pages = frames(*range(PAGES))
+    first = np.zeros((120, 160), bool)
+    first[30:80, 30:80] = True
+    objects = [Carried("disc", "Object", {0: Known(PackedMask.of(first), 1.0)})]
+    track = Track(session_opener(engine, pages, pages.key), PAGES, objects, Reach("forward"))
+    walked, lost = [], None
+    for stride in track.walk():
+        if stride is not None:
+            walked.append(stride.page)
+        if len(walked) == 6 and lost is None:
+            lost = engine.open(pages, key=pages.key).chat("where?")[0]
+            os.kill(int(lost), signal.SIGKILL)
+    # page 0 is known; each of the others came once, in order
+    assert walked == list(range(1, PAGES))
+    for page in range(PAGES):  # the stand-in moves masks by two pixels a page
+        assert (track.found[page]["disc"].mask.unpack() == np.roll(first, 2 * page, axis=1)).all()
+
+
+def test_words_over_a_clip(engine, frames):
+    pages = frames(*range(9))
+    search = engine.open(pages, key=pages.key).find_in_clip(Prompt(text="a disc"))
+    seen = [masks.frame for masks in search if masks is not None]
+    assert seen == [0, 4, 8] and list(search.looked) == seen
+    assert search.finished and [sorted(one.findings) for one in search.found()] == [[0, 4, 8]]
+
+
+@pytest.mark.skipif(not NANO.is_file(), reason="x2sam/checkpoints/nano is not there")
+def test_answers_equal_those_of_one_process(started, settings, frames):
+    from backend.wsgi import load_engine
+
+    engine = started(load_engine)
+    pages = frames(*range(6))
+    with load_engine(replace(settings, engine="local")) as alone:
+        assert (engine.name, engine.version) == (alone.name, alone.version)
+        answers = [one.open(pages, key=pages.key).segment(CLICK, frame=2)[0] for one in (engine, alone)]
+        assert (answers[0].mask == answers[1].mask).all() and answers[0].score == answers[1].score
+        walks = []
+        for one in (engine, alone):
+            session = one.open(pages, key=pages.key)
+            session.correct(2, "disc", answers[0].mask)
+            walks.append([(m.frame, m.masks[0].mask) for m in session.track(["disc"], direction="both")])
+    assert [frame for frame, _ in walks[0]] == [frame for frame, _ in walks[1]] == [2, 3, 4, 5, 1, 0]
+    assert all((a == b).all() for (_, a), (_, b) in zip(*walks, strict=True))
+
+
+def test_recipes_are_of_what_was_opened(frames, kitchen):
+    assert recipe_of(frames(1, 2)) == PagesRecipe(("01.png", "02.png"))
+    assert frames(1).key == recipe_of(frames(1)).frames(kitchen).key
+
+
+def test_features_on_disk_are_of_one_process():
+    with pytest.raises(SettingsError, match="X2SAM_FEATURES_DIR"):
+        Settings(engine="ray", features_dir="/somewhere", features_disk_bytes=1)
