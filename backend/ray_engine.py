@@ -135,6 +135,8 @@ class RayEngine:
             outcomes.cancel()
 
     def close(self) -> None:
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._looker.join(_SILENT_SECONDS)  # Ray must not be shut down under a call
         self._stop()
@@ -250,8 +252,7 @@ class Cluster:
         self._settings = settings
         self._lock = threading.Lock()
         self._engines = 0
-        self._others = False  # somebody else in this process had connected before, and disconnects
-        # Ray has its processes killed when the thread that started them ends (PR_SET_PDEATHSIG): one that stays does it.
+        # Ray has its processes killed when the thread that started them ends (PR_SET_PDEATHSIG): this one stays.
         self._keeper: ThreadPoolExecutor | None = None
 
     def start(self, build: Callable[[Settings], Engine]) -> RayEngine:
@@ -283,8 +284,7 @@ class Cluster:
     def _enter(self) -> None:
         with self._lock:
             if not self._engines:
-                self._others = ray.is_initialized()
-                if not self._others:
+                if not ray.is_initialized():  # else somebody in this process has connected, and disconnects
                     self._keeper = ThreadPoolExecutor(1, thread_name_prefix="ray")
                     self._keeper.submit(_connect, self._settings).result()
             self._engines += 1

@@ -44,13 +44,13 @@ def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
     )
 
 
-def engines_of(settings: Settings) -> Callable[[Path | None], Engine]:
+def engines_of(settings: Settings) -> Callable[..., Engine]:
     """How engines are made: of the model of the settings, or of one in a directory; in this process or on Ray.
 
     :raises SettingsError: Ray is asked for and not installed.
     """
     if settings.engine != "ray":
-        return lambda directory: load_engine(settings, directory)
+        return partial(_in_this_process, settings)
     # Stopping a server is no failure: without this Ray prints where each thread is when SIGTERM comes.
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,7 +59,11 @@ def engines_of(settings: Settings) -> Callable[[Path | None], Engine]:
     except ModuleNotFoundError as error:
         raise SettingsError(f"X2SAM_ENGINE=ray needs {error.name}: pip install 'ray[serve,data]'.") from error
     cluster = Cluster(settings)
-    return lambda directory: cluster.start(partial(load_engine, directory=directory))
+    return lambda directory=None: cluster.start(partial(load_engine, directory=directory))
+
+
+def _in_this_process(settings: Settings, directory: Path | None = None) -> Engine:
+    return load_engine(settings) if directory is None else load_engine(settings, directory)
 
 
 def _tell_home(settings: Settings) -> None:
@@ -87,7 +91,7 @@ def loader_for(settings: Settings) -> VersionLoader:
         _tell_home(settings)
         return version_of(find_model(_model(settings)))
 
-    return VersionLoader(lambda: make(None), make, root)
+    return VersionLoader(make, make, root)
 
 
 def build(settings: Settings | None = None) -> Flask:
