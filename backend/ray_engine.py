@@ -283,10 +283,9 @@ class Cluster:
 
     def _enter(self) -> None:
         with self._lock:
-            if not self._engines:
-                if not ray.is_initialized():  # else somebody in this process has connected, and disconnects
-                    self._keeper = ThreadPoolExecutor(1, thread_name_prefix="ray")
-                    self._keeper.submit(_connect, self._settings).result()
+            if not self._engines and not ray.is_initialized():  # else others here have connected, and disconnect
+                self._keeper = ThreadPoolExecutor(1, thread_name_prefix="ray")
+                self._keeper.submit(_connect, self._settings).result()
             self._engines += 1
 
     def _leave(self) -> None:
