@@ -19,6 +19,7 @@ from backend.engines import Engine, EngineLoader, EngineProvider
 from backend.errors import EXPECTED, ModelUnavailableError
 from backend.logs import where
 from backend.model_versions import BROKEN, ModelVersionError, ModelVersions
+from x2sam.errors import BusyError, CancelledError, DeviceError
 from x2sam.structures import Point, Prompt
 
 log = logging.getLogger(__name__)
@@ -121,10 +122,12 @@ class HotSwap:
         """An engine that answered a question; None where the version can't be used, which is told and written down."""
         try:
             return self._tried(name)
+        except (BusyError, CancelledError, DeviceError) as error:  # not the version's fault: another time it may work
+            log.error("version %s can't be loaded now: %s", name or "of the settings", error)
         except EXPECTED as error:
             log.error("version %s can't serve: %s", name or "of the settings", error)
             self._mark(name, str(error))
-        except Exception as error:  # of a library: the device's memory may be full; another time it may work
+        except Exception as error:  # of a library: the device's memory may be full
             fields = {"error": type(error).__name__, "at": where(error)}
             log.error("version %s could not be loaded", name or "of the settings", extra={"fields": fields})
         return None
@@ -161,6 +164,12 @@ def try_out(engine: Engine) -> None:
     session = engine.open(picture[None])
     try:
         masks = session.segment(Prompt(points=(Point(_SIDE / 2, _SIDE / 2),)), 0)
+    except (*EXPECTED, MemoryError):
+        raise
+    except Exception as error:  # of a library that stumbles over numbers that are none
+        raise ModelUnavailableError(
+            f"The model does not answer a click ({type(error).__name__}); its weights are damaged."
+        ) from error
     finally:
         session.close()
     if not masks or any(one.mask.shape != (_SIDE, _SIDE) or not math.isfinite(one.score) for one in masks):

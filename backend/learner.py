@@ -70,6 +70,7 @@ class Learner:
         self._wanted: dict[str, list[Event]] = {}
         self._running: tuple[str, subprocess.Popen] | None = None
         self._not_before = 0.0
+        self._logged = ("", 0)
         self._told: Told | None = None
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._work, name="learner", daemon=True)
@@ -123,12 +124,24 @@ class Learner:
         """One look at everything."""
         self.people.settle()
         self._read()
+        self._log_progress()
         if self._running is not None and self._running[1].poll() is not None:
             self._ended(*self._running)
         if self._running is None and self._wanted and self._clock() >= self._not_before and not self._closed:
             project = next(iter(self._wanted))
             self._running = project, self._start(project)
             log.info("training begins", extra={"fields": {"project": loggable(project)}})
+
+    def _log_progress(self) -> None:
+        """A line for each part of a training and each tenth of it."""
+        found = self.progress() if self._running is not None else None
+        if found is None:
+            return
+        told = str(found["part"]), int(10 * found["done"] / max(1, found["of"]))
+        if told != self._logged:
+            self._logged = told
+            about = {"project": loggable(self._running[0]), **{name: found[name] for name in ("part", "done", "of")}}
+            log.info("training goes on", extra={"fields": about | {"waited": found["waited"]}})
 
     def _read(self) -> None:
         held = {event.id for events in self._wanted.values() for event in events}
@@ -187,12 +200,15 @@ class Learner:
             return ""
 
     def _begin(self, project: str) -> subprocess.Popen:
-        settings = self._settings
+        settings, address = self._settings, self._settings.label_studio_url
         command = [sys.executable, "-m", "backend", "retrain", "--project", project]
         command += ["--model", settings.model, "--device", settings.device]
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         root = str(Path(__file__).resolve().parents[1])
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {
+            "PYTHONPATH": paths, "LABEL_STUDIO_URL": address, "X2SAM_STATE_DIR": str(self._folder.parent)
+        }  # fmt: skip
         with (self._folder / "retrain.log").open("ab") as out:
             return subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment)
 

@@ -165,17 +165,8 @@ class ModelVersions:
         :raises ModelVersionError: none served before.
         """
         with self._change() as change:
-            table = change.table
-            history = list(table.history)
-            while history:
-                name = history.pop()
-                if not name or (name in table.versions and table.versions[name].state != BROKEN):
-                    change.table = replace(table, current=name, history=tuple(history))
-                    return name
-            if table.current:
-                change.table = replace(table, current="", history=())
-                return ""
-            raise ModelVersionError("No version served before the one that serves now.")
+            change.table = _before(change.table)
+            return change.table.current
 
     def decided(self, name: str, state: str, reason: str) -> None:
         """Writes down what became of a version. One that is broken serves no longer: the one before takes its place."""
@@ -183,9 +174,7 @@ class ModelVersions:
             table = change.table
             if name in table.versions:
                 table = _with(table, replace(table.versions[name], state=state, reason=reason[:500]))
-            change.table = table
-        if state == BROKEN and self.table().current == name:
-            self.rollback()
+            change.table = _before(table) if state == BROKEN and table.current == name else table
 
     # inside
 
@@ -247,6 +236,18 @@ class ModelVersions:
 @dataclass
 class _Change:
     table: Table
+
+
+def _before(table: Table) -> Table:
+    """The table with the version that served before; :class:`ModelVersionError` where none did."""
+    history = list(table.history)
+    while history:
+        name = history.pop()
+        if not name or (name in table.versions and table.versions[name].state != BROKEN):
+            return replace(table, current=name, history=tuple(history))
+    if not table.current:
+        raise ModelVersionError("No version served before the one that serves now.")
+    return replace(table, current="", history=())
 
 
 def _with(table: Table, version: Version) -> Table:

@@ -209,3 +209,19 @@ def test_progress_is_told_now_and_then(tmp_path):
     assert read_progress(tmp_path / PROGRESS) == {"part": "training", "done": 10, "of": 10, "waited": 0.2}
     (tmp_path / PROGRESS).write_text("{")
     assert read_progress(tmp_path / PROGRESS) is None
+
+
+def test_a_real_process_that_fails_is_told(settings, tmp_path):
+    """Nobody answers at the address of Label Studio."""
+    settings = replace(settings, label_studio_url="http://127.0.0.1:9", model="nano", device="cpu")
+    journal = Journal(tmp_path / "state", 1 << 25, 86_400)
+    events = EventLog(journal)
+    learner = Learner(settings, journal, events, Metrics())
+    events.note("7", TRAIN, {})
+    until = time.monotonic() + 120
+    while events.waiting() and time.monotonic() < until:
+        learner.look()
+        time.sleep(0.05)
+    assert events.waiting() == [] and "did not work" in learner.sentence("7")
+    learner.close()
+    journal.close()
