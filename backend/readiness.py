@@ -55,7 +55,10 @@ def problems(services: Services, disk: DiskCheck) -> Iterator[str]:
         yield "The model could not be loaded; the log says why."
     if services.admission.stopping:
         yield "The server is being stopped."
-    if engine is not None and not engine.vitals.responsive:
+    vitals = engine.vitals if engine is not None else None
+    if vitals is not None and vitals.lost:
+        yield "The device failed; the server starts itself again."
+    elif vitals is not None and not vitals.responsive:
         yield "The device does not come back from a step; restart the server if this lasts."
     if problem := disk.problem():
         yield problem

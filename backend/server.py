@@ -1,11 +1,13 @@
 """gunicorn, started from Python: one process that owns the model, threads that answer.
 
 Told to stop (SIGTERM, Ctrl-C), the worker goes on listening while what runs is finished, so that whoever asks meanwhile
-is told to try again; then it closes the model and leaves. That takes no longer than the settings allow.
+is told to try again; then it closes the model and leaves. That takes no longer than the settings allow. A worker whose
+device is lost to it does the same, and another one takes its place and loads the model anew.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import sys
@@ -85,6 +87,14 @@ class DrainingWorker(ThreadWorker):
         if not services.admission.stopping:
             # In a thread: a signal's handler may have interrupted somebody who holds the locks that are needed.
             threading.Thread(target=self._drain, args=(services, sig, frame), name="drain", daemon=True).start()
+
+    def notify(self) -> None:
+        """Called every second. Where the device is lost to this process, another one is started in its place."""
+        super().notify()
+        app = getattr(self, "wsgi", None)
+        engine = app.extensions["x2sam"].engines.ready_engine if app is not None else None
+        if self.alive and engine is not None and engine.vitals.lost:
+            self.handle_exit(signal.SIGTERM, None)
 
     def _drain(self, services: Any, sig: int, frame: Any) -> None:
         until = time.monotonic() + self.app.settings.drain_seconds

@@ -28,6 +28,8 @@ def test_a_stuck_device_is_not_ready_but_alive(client, engine):
     assert answer.status_code == 503
     assert "device" in answer.json["problems"][0]
     assert client.get("/health").status_code == 200
+    engine.vitals = EngineVitals(responsive=False, lost=True)
+    assert client.get("/ready").json["problems"] == ["The device failed; the server starts itself again."]
     engine.vitals = EngineVitals()
     assert client.get("/ready").status_code == 200
 

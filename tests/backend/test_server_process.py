@@ -38,8 +38,13 @@ if os.environ.get("FRAME_SECONDS"):
     backend.video_frames.VideoFrames.is_signed = lambda *_: True
     backend.video_frames.VideoFrames.read = lambda *_: time.sleep(float(os.environ["FRAME_SECONDS"])) or b"page"
 import backend.wsgi
+class Engine(fake_engine.FakeEngine):
+    vitals = property(lambda self: fake_engine.EngineVitals(lost=os.path.exists("lost")), lambda self, value: None)
 def engine(settings):
-    engine = fake_engine.FakeEngine()
+    engine = Engine()
+    if os.path.exists("lost"):
+        os.remove("lost")  # another process may use the device
+    print("loaded", flush=True)
     engine.on_page = lambda page: time.sleep(float(os.environ.get("PAGE_SECONDS", 0)))
     return engine
 backend.wsgi.load_engine = engine
@@ -120,6 +125,10 @@ class Running:
             time.sleep(0.05)
         raise AssertionError("not ready")
 
+    def wait_segmenting(self) -> None:
+        while self.process.stdout.readline().strip() != b"segmenting":
+            assert self.process.poll() is None
+
     def stop(self, seconds: float) -> tuple[str, float]:
         """What it logged, and how long it took to leave."""
         begun = time.monotonic()
@@ -171,7 +180,7 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(run):
     server.wait_ready()
     thread = threading.Thread(target=lambda: answers.append(server.ask("/predict", click())))
     thread.start()
-    assert server.process.stdout.readline().strip() == b"segmenting"
+    server.wait_segmenting()
     server.process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     status, body, _ = server.ask("/predict", click())
@@ -189,6 +198,20 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(run):
     assert "stopping: 1 requests" in log and "Traceback" not in log
 
 
+def test_a_worker_whose_device_is_lost_is_replaced(run, tmp_path):
+    server = run()
+    server.wait_ready()
+    assert server.process.stdout.readline().strip() == b"loaded"
+    (tmp_path / "lost").touch()
+    assert server.process.stdout.readline().strip() == b"loaded", "the model, by another process"
+    server.wait_ready()
+    assert server.ask("/predict", click())[0] == 200
+    server.process.send_signal(signal.SIGTERM)
+    log, _ = server.stop(20)
+    assert server.process.returncode == 0 and "Traceback" not in log, log
+    assert log.count("Booting worker") == 2
+
+
 def test_what_does_not_end_is_not_waited_for(run):
     server = run(seconds=600.0, X2SAM_DRAIN_SECONDS="0.5")
     server.wait_ready()
@@ -198,7 +221,7 @@ def test_what_does_not_end_is_not_waited_for(run):
             server.ask("/predict", click())
 
     threading.Thread(target=ask, daemon=True).start()
-    assert server.process.stdout.readline().strip() == b"segmenting"
+    server.wait_segmenting()
     server.process.send_signal(signal.SIGTERM)
     log, seconds = server.stop(30)
     assert "not finished in time" in log

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from x2sam.data.tokenizer import load_tokenizer
-from x2sam.errors import DeviceMemoryError, WeightsError
+from x2sam.errors import DeviceError, DeviceMemoryError, WeightsError
 from x2sam.inference.feature_cache import FeatureCache, FeatureCounts
 from x2sam.inference.feature_store import FeatureStore
 from x2sam.inference.frames import FrameSource, open_frames
@@ -35,6 +35,7 @@ from x2sam.vitals import EngineVitals
 
 DIGESTED_BYTES = 256 * 2**20
 LEAST_CACHE = 64 * 2**20
+LOST = "the device failed and this process can't use it any more; a server starts itself again, try again in a minute"
 """Bytes of features that are kept however often memory ran out: those of the picture that is worked on."""
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Engine:
             self.store = FeatureStore(store, store_bytes, numbers, self.device, new_cache)
         self.cache = FeatureCache(cache_bytes, self.store)
         self._shortages = 0
+        self._lost = False
         self.scheduler = Scheduler(waiting, timeout, hang)
 
     @classmethod
@@ -110,17 +112,31 @@ class Engine:
     @property
     def vitals(self) -> EngineVitals:
         """What waits and runs, and the device's memory; answered at once, also while the device works."""
-        memory = memory_of(self.interpreter.device)
-        return replace(self.scheduler.vitals(), memory=memory, shortages=self._shortages)
+        memory, known = memory_of(self.interpreter.device), self.scheduler.vitals()
+        responsive = known.responsive and not self._lost
+        return replace(known, memory=memory, shortages=self._shortages, responsive=responsive, lost=self._lost)
 
     def run(
         self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | Turn | None = None,
         timeout: float | None = None, again: bool = True,
     ) -> Any:  # fmt: skip
-        """The job's result, computed without gradients on the device's thread; see :meth:`with_room`."""
+        """The job's result, computed without gradients on the device's thread; see :meth:`with_room`.
+
+        Raises DeviceError once the device has failed in a way that no job of this process gets over.
+        """
         return self.scheduler.run(
-            torch.inference_mode()(lambda: self.with_room(job, again)), priority, replaces, timeout
+            torch.inference_mode()(lambda: self._while_it_lives(job, again)), priority, replaces, timeout
         )
+
+    def _while_it_lives(self, job: Callable[[], Any], again: bool) -> Any:
+        if self._lost:
+            raise DeviceError(LOST)
+        try:
+            return self.with_room(job, again)
+        except torch.AcceleratorError as error:  # after one, a GPU refuses everything that this process asks of it
+            self._lost = True
+            log.error("the device failed and is lost to this process: %s", str(error).partition("\n")[0])
+            raise DeviceError(LOST) from error
 
     def with_room(self, job: Callable[[], Any], again: bool = True) -> Any:
         """The job's result. Where memory does not suffice, caches are emptied and it is run once more; ``again`` false:
@@ -169,6 +185,8 @@ class Engine:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice, of a GPU or of the machine; for the latter PyTorch has no class of its own."""
+    if isinstance(error, torch.AcceleratorError):
+        return "out of memory" in str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 

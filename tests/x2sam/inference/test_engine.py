@@ -273,6 +273,28 @@ def test_devices_that_are_there_and_those_that_are_not(directory, monkeypatch):
         find_device("cuda:2")
 
 
+def test_a_device_that_is_lost(build_engine):
+    """After such an error a GPU refuses everything that this process asks of it."""
+    engine = build_engine(snap=False)
+    failures = [torch.AcceleratorError("CUDA error: out of memory\nmore"), None]
+    hook = engine.model.mask_decoder.register_forward_hook(lambda *_: raised(failures.pop()) if failures else None)
+    session = engine.open(picture())
+    assert session.segment(FIRST) and not engine.vitals.lost
+    failures += [torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")]
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="starts itself again"):
+            session.segment(SECOND)
+    hook.remove()
+    assert engine.vitals.lost and not engine.vitals.responsive
+    with pytest.raises(DeviceError):
+        engine.open(picture(1)).segment(FIRST)
+
+
+def raised(error):
+    if error is not None:
+        raise error
+
+
 def test_versions_follow_the_weights(directory, build_tiny, tmp_path):
     save_pretrained(build_tiny(seed=1), tmp_path / "other")
     digests = [digest_of(d / "model.safetensors") for d in (directory, tmp_path / "other")]
