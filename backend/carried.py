@@ -1,7 +1,8 @@
 """Which objects of a task are carried over its pages, and on which pages their masks are known.
 
-Known is what a person drew or changed, what was submitted, and what was answered to a prompt on the page itself. Masks
-that were only carried to a page and accepted as they were are not: they are made anew, unless the person locks them.
+Known is what a person drew or changed, what was submitted, what was answered to a prompt on the page itself, and the
+pages that a person said it is gone from. Masks that were only carried to a page and accepted as they were are not: they
+are made anew, unless the person locks them.
 Without a journal nothing tells one from the other after a restart, and all that stands is taken for the person's.
 """
 
@@ -97,9 +98,12 @@ class Screen:
                 known[page] = Known(step.mask, step.score) if step is not None else Known(mask)
         for page in self._answered(object_id):
             step = self._newest(object_id, page)
+            gone = not step.tracked and step.mask.box is None
             waits = not standing or page in self._prompted.get(object_id, ())
-            if page in standing or page in new or not waits:
+            if page in standing or page in new or not (waits or gone):
                 continue
+            if gone:
+                kept.add(page)
             (anew if step.tracked else known)[page] = Known(step.mask, step.score)
         return Carried(object_id, label, known, frozenset(kept), regions[0].shape if regions else None, anew)
 

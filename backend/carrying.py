@@ -24,10 +24,11 @@ from backend.frames import TaskFrames
 from backend.history import History
 from backend.journal_tracks import TrackRecord
 from backend.label_config import ControlTag, LabelConfig, ObjectTag
+from backend.page_commands import SAYINGS, waiting
 from backend.prompts import Ask, all_name, text_name
 from backend.protocol import DrawnRegion, Task, TypedText
 from backend.remembered import PackedMask
-from backend.track_replies import BEGUN_AGAIN, NOTHING_RUNS, Carriage, about_locks, about_news, about_track
+from backend.track_replies import BEGUN_AGAIN, NOTHING_RUNS, Carriage, about_news, about_track
 from backend.tracking import Order, Reach, order_of, pages_wanted
 from backend.video_addresses import same_pages
 from x2sam.stages import stage
@@ -91,8 +92,11 @@ class Carrier:
         ask = Ask(text_name(self.task.id, text), Prompt(), text.to_name, text.from_name, page=text.page)
         if order.kind == "stop":
             return self._stop(ask)
-        if order.kind == "lock":
-            return self._lock(ask, order.page, others)
+        if order.kind in SAYINGS:
+            screen = self.screen()
+            sentence = SAYINGS[order.kind](screen, others, order.page)
+            again = [_on_page(one, self._control_of(one), *known) for one, *known in waiting(screen, others)]
+            return Reply(ask, sentence, others=again)
         return self._track(ask, order.reach, others)
 
     def _track(self, ask: Ask, reach: Reach, others: Sequence[TypedText]) -> Reply:
@@ -257,22 +261,6 @@ class Carrier:
         carried = [found for reply in given for found in reply.carried]
         others = [found for reply in given for found in reply.others]
         return Reply(ask, " ".join(reply.sentence for reply in given), others=others, carried=carried)
-
-    def _lock(self, ask: Ask, page: int | None, texts: Sequence[TypedText]) -> Reply:
-        """Makes what was carried to a page, or to all where that is None, the person's own: it is not made again."""
-        screen = self.screen()
-        locked: set[int] = set()
-        for one in screen.objects(texts):
-            pages = [number for number in one.anew if page in (None, number)]
-            locked |= {number for number in pages if screen.history.lock(one.object_id, number)}
-        others = []
-        for one in screen.objects(texts):
-            standing = {region.page for region in screen.work.regions if region.object_id == one.object_id}
-            waiting = {**one.anew, **one.known}
-            control = self._control_of(one)
-            pages = sorted(waiting.keys() - one.kept - standing)
-            others += [_on_page(one, control, number, waiting[number]) for number in pages]
-        return Reply(ask, about_locks(sorted(locked), page), others=others)
 
     def _reply(
         self, ask: Ask, objects: Sequence[Carried], progress: Progress, answered: set[tuple[str, int]] = frozenset()

@@ -56,7 +56,8 @@ class History:
         clicks = [(r.id, p) for r, p in zip((r for r in regions if not r.box), prompt.points, strict=True)]
         steps = self._steps(object_id, page)
         mask, parts = self._standing(object_id, page)
-        base = self._current(steps, mask, parts) if mask is not None else (steps[-1] if steps else None)
+        newest = steps[-1] if steps and steps[-1].mask.box is not None else None  # where it was out of sight all is new
+        base = self._current(steps, mask, parts) if mask is not None else newest
         if mask is not None and base is None:
             return self._on_mask(mask.unpack(), steps, clicks, prompt)
         if prompt.boxes or prompt.masks:
@@ -103,6 +104,11 @@ class History:
         locked = replace(step, tracked=False, saved=self._work.saved)
         self._remembered.add(self._task_id, object_id, (), locked)
         return True
+
+    def note_gone(self, object_id: str, label: str, page: int) -> None:
+        """A person says that an object is not in sight on a page: an empty mask is known there."""
+        empty = PackedMask.of(np.zeros(self._size_of(page), bool))
+        self._remembered.add(self._task_id, object_id, (), Step(label, page, empty, 1.0, saved=self._work.saved))
 
     def on_screen(self, object_id: str, page: int) -> tuple[PackedMask | None, Step | None]:
         """The mask that stands on a page, None when it can't be read, and the answer of ours that it is; None for what

@@ -15,6 +15,8 @@ NOT_KEPT = (
     "The ML backend can't write its journal: go on, but tell whoever runs it. What Label Studio has saved is safe, "
     "tracks are lost if the backend restarts."
 )
+GONE_WHERE = "Type “gone” on the page where it is not: this field belongs to all pages (it needs perItem=\"true\")."
+GONE_WHICH = "Accept the masks first and delete the wrong one on this page, so that it is clear which object is gone."
 _LEAST_SURE = 3
 
 
@@ -54,6 +56,16 @@ def about_locks(pages: Sequence[int], page: int | None) -> str:
         return f"Locked on {page_ranges(pages)}: these masks stay as they are."
     where = "on any page" if page is None else f"on page {page + 1}"
     return f"There is nothing to lock {where}: no mask that a track has made waits or stands there."
+
+
+def about_gone(labels: Sequence[str], page: int) -> str:
+    """The answer to ``gone`` on a page, counted from 0."""
+    if labels:
+        return f"{_named(labels)}: not on page {page + 1} from now on. Type track to make the pages around it fit."
+    return (
+        f"Nothing is gone from page {page + 1}: delete the mask of what is not there, wait until Label Studio has "
+        "saved that (5 seconds), then type gone again."
+    )
 
 
 def _how_far(progress: Progress) -> str:

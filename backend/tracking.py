@@ -24,6 +24,7 @@ _COMMAND = re.compile(r"track(?:\s+(?:(forward|backward)s?|([1-9]\d{0,4})(?:\s+p
 _CONTINUE = re.compile(r"continue\s*[.!]*", re.IGNORECASE)
 _STOP = re.compile(r"(?:stop|cancel)(?:\s+(?:track|tracking|it))?\s*[.!]*", re.IGNORECASE)
 _LOCK = re.compile(r"lock(?:\s+(all)(?:\s+pages)?)?\s*[.!]*", re.IGNORECASE)
+_GONE = re.compile(r"(?:gone|not\s+here)\s*[.!]*", re.IGNORECASE)
 _LOST_ENGINES = 3  # under one walk, which goes on from what was found
 _SEEDS = 5  # pages that a walk is gone on with from: as many as the network's memory holds
 
@@ -42,7 +43,8 @@ class Reach:
 
 @dataclass(frozen=True)
 class Order:
-    """What a command asks for: ``track``, ``stop`` or ``lock``; a lock is on one ``page``, or on all where None."""
+    """What a command asks for: ``track``, ``stop``, ``lock`` or ``gone``; a lock is on one ``page``, or on all where
+    None, what is gone is so on the ``page``."""
 
     kind: str
     reach: Reach = Reach()
@@ -56,6 +58,8 @@ def order_of(text: str, page: int | None = None) -> Order | None:
         return Order("track", reach)
     if _STOP.fullmatch(text.strip()):
         return Order("stop")
+    if _GONE.fullmatch(text.strip()):
+        return Order("gone", page=page)
     locked = _LOCK.fullmatch(text.strip())
     return Order("lock", page=None if locked[1] else page) if locked else None
 

@@ -24,6 +24,10 @@ RECTANGLES_KEPT = (
 )
 LOCKED = "Locked: all keyframes of these rectangles stay as they are; what lies between them is made to fit."
 NOTHING_TO_LOCK = "There is nothing to lock: no rectangle is saved yet. Label Studio saves within 5 seconds."
+HIDE_IT = (
+    "To say that an object is out of sight, hide its rectangle from that frame on in the editor: nothing is drawn "
+    "where you hid it. Then type “track” again."
+)
 LOOKED_AT_SOME = "There was no time to look at more frames; type it again to look further."
 
 

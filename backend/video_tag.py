@@ -127,6 +127,8 @@ class _Request:
 
     def told_about(self, order: Order) -> Answer:
         """The other commands: a lock is on all that stands; nothing goes on between requests that could be stopped."""
+        if order.kind == "gone":
+            return self._told(video_replies.HIDE_IT)
         if order.kind != "lock":
             return self._told(NOTHING_RUNS)
         for region in self._standing():

@@ -288,6 +288,11 @@ def test_after_a_restart_all_keyframes_are_the_persons(desk, app):
     assert all(one in again["value"]["sequence"] for one in item["value"]["sequence"])
 
 
+def test_what_is_gone_is_hidden_by_hand(desk):
+    entry = desk(typed("gone"), on_screen=[rectangle(key(8, MINE))])
+    assert not regions(entry) and "hide its rectangle" in sentences(entry)[0]
+
+
 def test_lock_and_stop(desk):
     (item,) = regions(desk(typed("track"), on_screen=[rectangle(key(8, MINE))]))
     assert "Locked" in sentences(desk(typed("lock"), on_screen=[item]))[0]
