@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from backend import replies
 from backend.admission import Admission
 from backend.background import Tracks
-from backend.categories import category_ask
+from backend.categories import Category, category_ask
 from backend.effort_meter import EffortMeter
 from backend.engines import BATCH_PRIORITY, EngineLoader, Session
 from backend.errors import LabelConfigError
@@ -139,7 +139,13 @@ def answer_automatic(services: Services, task: Task, config: LabelConfig) -> Ans
     if asked is None:
         return None
     ask, categories = asked
-    ask = replace(ask, page=0 if paged else None)
+    return named_things(services, tag, frames, replace(ask, page=0 if paged else None), categories)
+
+
+def named_things(
+    services: Services, tag: ObjectTag, frames: TaskFrames, ask: Ask, categories: Sequence[Category]
+) -> Answer | None:
+    """What the labels name on one page, for a prediction; None where nothing was found."""
     ((_, masks),) = segment(services, frames, [ask], BATCH_PRIORITY)
     size, items = frames.shown_size_of(ask.frame), []
     for number, mask in enumerate(masks):

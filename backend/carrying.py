@@ -18,6 +18,7 @@ from backend.background import Progress, TrackJob
 from backend.carried import Carried, Known, Screen, fingerprint
 from backend.continued import bring, joined
 from backend.earlier_pages import EarlierPages
+from backend.engines import Engine
 from backend.errors import OverloadedError
 from backend.evidence import Work
 from backend.frames import TaskFrames
@@ -63,13 +64,31 @@ class Carrier:
     earlier: EarlierPages | None = None
 
     @property
-    def can_track(self) -> bool:
+    def clip(self) -> bool:
+        """Whether there are pages to carry something over."""
         return self.paged and len(self.frames) > 1
 
+    @property
+    def can_track(self) -> bool:
+        return self.clip and self.engine.remembers
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether what was asked has taken as long as tracks are waited for."""
+        return time.monotonic() - self.begun > self.services.settings.track_seconds
+
+    @property
+    def engine(self) -> Engine:
+        return self.services.engines.wait(self.services.settings.load_wait)
+
     def tracks(self, region: DrawnRegion) -> bool:
+        """Whether a region was drawn with a tag that asks for all pages, and they can be had."""
+        return self.asks_for_all(region) and self.engine.remembers
+
+    def asks_for_all(self, region: DrawnRegion) -> bool:
         """Whether a region was drawn with a tag that asks for all pages."""
         control = self.config.controls.get(region.from_name)
-        return self.can_track and control is not None and control.tracks
+        return self.clip and control is not None and control.tracks
 
     def command_in(self, texts: Sequence[TypedText]) -> tuple[Command | None, list[TypedText]]:
         """The command that was typed just now, and the texts that are none.
@@ -100,6 +119,8 @@ class Carrier:
         return self._track(ask, order.reach, others)
 
     def _track(self, ask: Ask, reach: Reach, others: Sequence[TypedText]) -> Reply:
+        if not self.engine.remembers:
+            return Reply(ask, replies.pictures_only(self.engine.name))
         objects = self.screen().objects(others)
         if not reach.earlier and any(one.known.keys() - one.anew.keys() for one in objects):
             return self.carry(ask, objects, reach)
@@ -199,7 +220,7 @@ class Carrier:
     def with_news(self, given: Sequence[Reply]) -> list[Reply]:
         """The replies, the last one with what tracks in the background found since. A track whose objects were
         corrected meanwhile begins again with the corrections; what they do not touch stays."""
-        if not self.can_track or not given:
+        if not self.clip or not given:
             return list(given)
         shown = {(found.object_id, self._page_of(reply, found)) for reply in given for found in _all_of(reply)}
         new: dict[str, dict[int, Known]] = {}
@@ -379,7 +400,7 @@ class Carrier:
         return reply.ask.frame if found.page is None else found.page
 
     def _order(self, text: TypedText) -> Order | None:
-        return order_of(text.text, text.page) if self.can_track else None
+        return order_of(text.text, text.page) if self.clip else None
 
     def _control_of(self, one: Carried) -> ControlTag:
         """The tag that its standing regions have, as far as their form tells."""

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from backend import replies
-from backend.answers import Answer, Services, frames_of, items_of, reply_items
+from backend.answers import Answer, Services, frames_of, items_of, named_things, reply_items
 from backend.carrying import Carrier
 from backend.categories import asks_to_fill, category_ask
 from backend.clip_words import Named, carry_found, numbered, reply_page, search_clip
@@ -20,6 +20,31 @@ from backend.remembered import PackedMask
 from backend.results import task_score
 
 _NOTHING_RUNS_OUT = 1.0  # seconds: what is left at least, so that something comes of it
+
+
+def fill_pages(
+    services: Services, task: Task, config: LabelConfig, tag: ObjectTag, seconds: float | None = None
+) -> Answer | None:
+    """As :func:`fill_clip` for a model without memory: each page by itself, and nothing is the same from page to page.
+
+    What was found is kept by the engine's features only, so where the time was too short the next attempt is faster.
+    """
+    asked = category_ask(task, config, tag.name) if asks_to_fill(config, tag.name) else None
+    if asked is None:
+        return None
+    limit = services.settings.track_seconds
+    end = time.monotonic() + (limit if seconds is None else min(limit, seconds))
+    (ask, categories), items, scores, masks = asked, [], [], 0
+    frames, _ = frames_of(services, tag, task)
+    for page in range(len(frames)):
+        if page and time.monotonic() > end:
+            return None
+        here = replace(ask, page=page, object_id=f"{ask.object_id}p{page}")
+        found = named_things(services, tag, frames, here, categories)
+        if found is not None:
+            items, masks = items + found.items, masks + found.masks
+            scores.append(found.score)
+    return Answer(items, min((one for one in scores if one is not None), default=None), masks) if items else None
 
 
 def fill_clip(

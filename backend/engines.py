@@ -81,11 +81,13 @@ class Session(Protocol):
 
 
 class Engine(Protocol):
-    """A loaded model. ``frames`` is lazy: ``len(frames)`` pages, ``frames[i]`` uint8 (H, W, 3)."""
+    """A loaded model. ``frames`` is lazy: ``len(frames)`` pages, ``frames[i]`` uint8 (H, W, 3). One that does not
+    remember answers about pages one by one: its sessions refuse whatever looks at several."""
 
     name: str
     version: str
     device: str
+    remembers: bool
 
     @property
     def features(self) -> FeatureCounts: ...
@@ -109,6 +111,7 @@ class Serving:
         self._engine = engine
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self.name, self.version, self.device = engine.name, engine.version, engine.device
+        self.remembers = engine.remembers
 
     @property
     def features(self) -> FeatureCounts:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from backend.answers import Answer, Services, answer_automatic, frames_of, items_of, reply_items
 from backend.carrying import Carrier
-from backend.clip_prediction import fill_clip
+from backend.clip_prediction import fill_clip, fill_pages
 from backend.continued import Brought, bring, note_seen
 from backend.evidence import Work
 from backend.history import History
@@ -24,7 +24,7 @@ from x2sam.structures import Prompt
 
 def answer_opened(services: Services, task: Task, config: LabelConfig, seconds: float | None = None) -> Answer | None:
     """The tracks of the task before, for the next pages of a video; for other clips what the labels name
-    (:func:`fill_clip`), either within ``seconds``; for pictures :func:`answer_automatic`.
+    (:func:`fill_clip`, :func:`fill_pages`), either within ``seconds``; for pictures :func:`answer_automatic`.
 
     What tracks on the task itself have found goes before that. None when there is nothing to store, or not all of it
     yet: Label Studio stores a prediction once.
@@ -38,6 +38,8 @@ def answer_opened(services: Services, task: Task, config: LabelConfig, seconds: 
     frames, paged = frames_of(services, tag, task)
     if len(frames) < 2:
         return answer_automatic(services, task, config)
+    if not services.engines.wait(services.settings.load_wait).remembers:
+        return fill_pages(services, task, config, tag, seconds)
     limit = services.settings.track_seconds
     begun = time.monotonic() - (limit - min(limit, seconds) if seconds is not None else 0.0)
     span = span_of(task, 0)

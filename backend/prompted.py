@@ -59,6 +59,9 @@ def answer_context(services: Services, task: Task, config: LabelConfig, context:
     if not given:
         return only_words(config, tag, replies.ANSWERED_BEFORE, prompts[-1].page)
     given = carrier.with_news(given)
+    if any(map(carrier.asks_for_all, context.regions)) and not carrier.engine.remembers:
+        told = f"{given[-1].sentence} {replies.pictures_only(carrier.engine.name)}"
+        given = [*given[:-1], replace(given[-1], sentence=told)]
     if _teaches(services, task, context.regions, work):
         hints = replies.ALT_CLICK
         if carrier.can_track and any(config.is_text_prompt(name) for name in config.controls):
@@ -134,7 +137,9 @@ class _Request:
         given = [Reply(self._placed(ask), replies.which_label(which, ask.typed)) for ask in unclear]
         asked = [ask for ask in asks if ask not in unclear]
         over_clip = [ask for ask in asked if self.words.means_clip(ask)]
-        given += self._page_replies([ask for ask in asked if ask not in over_clip], labels, controls)
+        alone = [] if over_clip else [ask for ask in asked if self._means_every_page(ask)]
+        given += self._page_replies([ask for ask in asked if ask not in (*over_clip, *alone)], labels, controls)
+        given += self._page_by_page(alone, texts, labels, controls)
         return given + self._clip_replies(over_clip, before, labels, controls)
 
     def answer(self, given: Sequence[Reply]) -> Answer:
@@ -187,10 +192,11 @@ class _Request:
         self, asks: Sequence[Ask], labels: Sequence[Label], controls: dict[str, ControlTag]
     ) -> list[Reply]:
         """The replies to texts about one page each."""
-        lost = [ask for ask in asks if ask.page is None and self.carrier.can_track]
+        lost = [ask for ask in asks if ask.page is None and self.carrier.clip]
         given = [Reply(self.words.placed(ask), replies.WHICH_PAGE) for ask in lost]
         asks = self._on_pages([ask for ask in asks if ask not in lost])
-        for ask, (words, masks) in zip(asks, self._segment(asks), strict=True):
+        answers = self._in_time(asks)
+        for ask, (words, masks) in zip(asks, answers, strict=False):  # those that there was time for
             if ask.prompt.task == "vgdseg":
                 control = controls.get(ask.label or "") or self.config.output(self.tag.name, None, ask.label)
                 given.append(self._all_reply(ask, control.label_value(ask.label), control, masks))
@@ -200,7 +206,36 @@ class _Request:
                 reply = self._text_reply(ask, labels, controls, masks)
                 told = " ".join(filter(None, ((words or "").strip(), reply.sentence)))
                 given.append(replace(reply, sentence=told))
+        if len(answers) < len(asks):
+            given[-1] = replace(given[-1], sentence=f"{given[-1].sentence} {replies.LOOKED_AT_SOME}")
         return given
+
+    def _in_time(self, asks: Sequence[Ask]) -> list[tuple[str | None, list[Mask]]]:
+        """The answers to questions about one page each, as many as there is time for."""
+        answers: list[tuple[str | None, list[Mask]]] = []
+        for ask in asks:
+            if answers and self.carrier.time_is_up:
+                break
+            answers += self._segment([ask])
+        return answers
+
+    def _means_every_page(self, ask: Ask) -> bool:
+        """Whether a text is about the whole clip and the model has no memory, so that each page is asked by itself."""
+        return ask.page is None and not ask.here and self.carrier.clip and not self.carrier.engine.remembers
+
+    def _page_by_page(
+        self, asks: Sequence[Ask], texts: Sequence[TypedText], labels: Sequence[Label], controls: dict[str, ControlTag]
+    ) -> list[Reply]:
+        """The replies to texts about every page: of the pages where something was found, or one."""
+        known = {text_name(self.task.id, text): text for text in texts}
+        pages = [replace(known[ask.object_id], page=page) for ask in asks for page in range(len(self.frames))]
+        given = self._page_replies(text_asks(self.task, pages, self.config, labels, self.history), labels, controls)
+        if not given:
+            return []
+        late = replies.LOOKED_AT_SOME if replies.LOOKED_AT_SOME in given[-1].sentence else ""
+        kept = [reply for reply in given if reply.found] or given[:1]
+        told = [kept[-1].sentence, replies.PAGE_BY_PAGE, late if late not in kept[-1].sentence else ""]
+        return [*kept[:-1], replace(kept[-1], sentence=" ".join(filter(None, told)))]
 
     def _clip_replies(
         self, asks: Sequence[Ask], before: Sequence[TypedText], labels: Sequence[Label], controls: dict[str, ControlTag]

@@ -24,7 +24,16 @@ WHICH_PAGE = (
     "Which page is here? This text field belongs to the whole clip: leave “here:” away to look on all pages, or click "
     "on the object."
 )
+PAGE_BY_PAGE = "Each page was looked at by itself: the model follows nothing from page to page."
 ALL_KEPT = "There is nothing to do: the masks on all these pages stay as they are. Delete one to have it made anew."
+
+
+def pictures_only(model: str) -> str:
+    """Why nothing is carried: the model has no memory."""
+    return (
+        f"The model {model} looks at pictures one by one: it can't follow objects over pages or look through videos. "
+        "Start the backend with X2SAM_MODEL=x2sam-4b or nano for that, or prompt each page by itself."
+    )
 
 
 def percent_sure(masks: Sequence[Mask]) -> str:

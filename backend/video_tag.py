@@ -79,6 +79,9 @@ def answer_video(
     labels = [label for parent in config.on(tag.name, "labels") for label in parent.labels]
     if control is None or not labels or not texts:
         return only_words(config, tag, video_replies.NO_RECTANGLES)
+    engine = services.engines.wait(services.settings.load_wait)
+    if not engine.remembers:
+        return only_words(config, tag, replies.pictures_only(engine.name))
     begun = time.monotonic()
     value = task_value(tag, task.data)
     if not isinstance(value, str) or not value.strip():

@@ -54,7 +54,7 @@ class SmallSession:
 
 
 class SmallEngine:
-    name, version, device = "small", "small-0001", "cpu"
+    name, version, device, remembers = "small", "small-0001", "cpu", True
 
     def open(self, frames, key=None):
         return SmallSession(frames)
