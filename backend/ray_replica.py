@@ -97,6 +97,7 @@ class About:
     name: str
     version: str
     device: str
+    remembers: bool
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class EngineReplica:
         threading.Thread(target=self._tell, args=(board,), name="tell", daemon=True).start()
 
     async def about(self) -> About:
-        return About(self._engine.name, self._engine.version, self._engine.device)
+        engine = self._engine
+        return About(engine.name, engine.version, engine.device, engine.remembers)
 
     async def ask(self, question: Question) -> Outcome:
         return await self._threaded(self._answer, question)

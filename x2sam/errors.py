@@ -1,5 +1,7 @@
 """What can go wrong in the model, each with a sentence that says what to do."""
 
+from __future__ import annotations
+
 
 class X2SAMError(Exception):
     """Base of everything this package raises on purpose. The text is meant for a person."""
@@ -10,10 +12,11 @@ class PromptError(X2SAMError):
 
 
 class PicturesOnlyError(PromptError):
-    """What was asked needs a memory of other frames, and the model ``name`` has none."""
+    """What was asked needs a memory of other frames, and the model has none."""
 
-    def __init__(self, name: str):
-        super().__init__(
+    @classmethod
+    def of(cls, name: str) -> PicturesOnlyError:
+        return cls(
             f"the model {name} looks at pictures one by one: it can't follow objects or look through videos; choose "
             "x2sam-4b or nano for that (--model, X2SAM_MODEL), or prompt each picture by itself"
         )

@@ -28,7 +28,7 @@ def chat(
             with clock.measure("open"):
                 session = engine.open(media)
                 if len(session) > 1 and not engine.remembers:
-                    raise PicturesOnlyError(engine.name)
+                    raise PicturesOnlyError.of(engine.name)
             step("answering")
             with clock.measure("answer"):
                 answer, _ = session.chat(question)

@@ -108,7 +108,7 @@ class Interpreter:
         Raises PromptError for a clip where the model is one for pictures.
         """
         if task.modality == "video" and not self.model.config.remembers:
-            raise PicturesOnlyError(self.model.config.name)
+            raise PicturesOnlyError.of(self.model.config.name)
         view = vlm_view(frames, task.modality, self.model.config.preprocess)
         grid = torch.tensor([view.grid], device=self.device)
         make = encoded or (lambda: self.encode(frames[0]))

@@ -365,7 +365,7 @@ class Session:
 
     def _need_memory(self) -> None:
         if not self.engine.remembers:
-            raise PicturesOnlyError(self.engine.name)
+            raise PicturesOnlyError.of(self.engine.name)
 
     # what is kept
 
