@@ -118,15 +118,21 @@ def check_config(visit: Visit) -> Finding | str:
     if tag.kind == "video":
         text = "a Video tag: typed text is answered in words, clicks on it never reach a backend"
         return Finding(Mark.NOTE, text, "Import clips as pages of pictures (label_config/video_frames.xml).")
-    problems = list(_config_problems(config, tag))
-    if problems:
-        raise Problem("; ".join(text for text, _ in problems), " ".join(mend for _, mend in problems))
+    if config.labels_in_tasks:
+        return "tasks name the labels; they are looked at with the task"
+    _check_tags(config, tag)
     output = config.output(tag.name)
     text = f"answers go to {output.kind} '{output.name}'"
     if config.reply(tag.name) is None:
         mend = f'Add <TextArea name="reply" toName="{tag.name}" smart="false" editable="false" maxSubmissions="1"/>.'
         return Finding(Mark.NOTE, text + "; without a read-only TextArea problems stay invisible to annotators", mend)
     return text
+
+
+def _check_tags(config: LabelConfig, tag: ObjectTag, where: str = "") -> None:
+    problems = list(_config_problems(config, tag))
+    if problems:
+        raise Problem(where + "; ".join(text for text, _ in problems), " ".join(mend for _, mend in problems))
 
 
 def _config_problems(config: LabelConfig, tag: ObjectTag) -> Iterator[tuple[str, str]]:
@@ -202,6 +208,9 @@ def check_task(visit: Visit) -> str:
             f"task {task.get('id')}: {str(error).partition(': ')[0]}",
             f"Import tasks whose data has the entry that '{tag.name}' names ({tag.key}), or change the tag's value.",
         ) from error
+    if visit.config.labels_in_tasks:
+        visit.config = visit.config.for_task(data)
+        _check_tags(visit.config, tag, f"task {task.get('id')}: ")
     pages = len(visit.addresses)
     return f"task {task.get('id')}" + (f", {pages} pages" if pages > 1 else "")
 

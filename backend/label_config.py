@@ -15,6 +15,7 @@ from backend.errors import LabelConfigError
 
 _MAX_CHARACTERS = 1_000_000
 _MAX_DEPTH = 64
+_MAX_LABELS = 1000  # in one task
 _OBJECTS = frozenset({"image", "video"})
 _LABEL_PARENTS = frozenset(
     {"brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "keypointlabels", "labels", "timelinelabels"}
@@ -81,6 +82,12 @@ class ControlTag:
     def smart(self) -> bool:
         """TextAreas are prompts unless ``smart="false"``; region tags only with ``smart="true"``."""
         return self.flag("smart", default=self.kind == "textarea")
+
+    @property
+    def labels_key(self) -> str:
+        """What tasks hold further labels under, with the dollar sign: ``value`` of a tag with labels; else empty."""
+        key = self.attributes.get("value", "") if self.kind in _LABEL_PARENTS else ""
+        return key if key.startswith("$") else ""
 
     @property
     def shape(self) -> str:
@@ -155,6 +162,23 @@ class LabelConfig:
         for control in self.controls.values():
             if to_name in control.to_names and (not kinds or control.kind in kinds):
                 yield control
+
+    @property
+    def labels_in_tasks(self) -> bool:
+        """Whether tasks may name labels that are not in the configuration."""
+        return any(control.labels_key for control in self.controls.values())
+
+    def for_task(self, data: Mapping[str, Any]) -> LabelConfig:
+        """The configuration with the labels that a task names: ``value="$labels"`` on a tag, and in the task's data
+        ``"labels": [{"value": "Car"}, ...]`` with the attributes of a ``Label``."""
+        if not self.labels_in_tasks:
+            return self
+        named = {name: _labels_of_task(tag, data) for name, tag in self.controls.items() if tag.labels_key}
+        controls = {
+            name: replace(tag, labels=(*tag.labels, *named.get(tag.labels_name or name, ())))
+            for name, tag in self.controls.items()
+        }
+        return replace(self, controls=controls)
 
     @property
     def label_tags(self) -> frozenset[str]:
@@ -242,21 +266,48 @@ def task_value(tag: ObjectTag, data: Mapping[str, Any]) -> Any:
 
     :raises LabelConfigError: the task has no such entry.
     """
-    if not tag.key.startswith("$"):
-        return tag.key
-    path = tag.key[1:]
+    try:
+        return _value_at(tag.key, data)
+    except (KeyError, IndexError, TypeError) as error:
+        raise LabelConfigError(
+            f"The task has no '{tag.key[1:]}', which the tag '{tag.name}' shows: import tasks that have it, or change "
+            "the value of the tag."
+        ) from error
+
+
+def _value_at(key: str, data: Mapping[str, Any]) -> Any:
+    """What a task holds under ``$key``; other values are literal.
+
+    :raises KeyError, IndexError, TypeError: the task has no such entry.
+    """
+    if not key.startswith("$"):
+        return key
+    path = key[1:]
     if path in data:
         return data[path]
     value: Any = data
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
-        try:
-            value = value[int(index)] if index and isinstance(value, list) else value[name or index]
-        except (KeyError, IndexError, TypeError) as error:
-            raise LabelConfigError(
-                f"The task has no '{path}', which the tag '{tag.name}' shows: import tasks that have it, or change the "
-                "value of the tag."
-            ) from error
+        value = value[int(index)] if index and isinstance(value, list) else value[name or index]
     return value
+
+
+def _labels_of_task(tag: ControlTag, data: Mapping[str, Any]) -> tuple[Label, ...]:
+    try:
+        return _labels_in(_value_at(tag.labels_key, data))
+    except (KeyError, IndexError, TypeError):  # the editor shows none either
+        return ()
+
+
+def _labels_in(listed: Any, depth: int = 0) -> tuple[Label, ...]:
+    """The labels that a task lists, those inside of others after them; what is none is left out."""
+    found: list[Label] = []
+    for entry in listed if isinstance(listed, list) and depth < _MAX_DEPTH else ():
+        if isinstance(entry, Mapping) and len(found) < _MAX_LABELS:
+            said = {name: str(value) for name, value in entry.items() if isinstance(value, str | bool)}
+            if isinstance(entry.get("value"), str) and said["value"]:
+                found.append(_label(said))
+            found += _labels_in(entry.get("children"), depth + 1)
+    return tuple(found[:_MAX_LABELS])
 
 
 class _Builder:

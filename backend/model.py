@@ -135,6 +135,7 @@ class X2SAMModel(model_base()):
         seconds: float | None = None,
     ) -> Answer | None:  # fmt: skip
         """The answer, measured; what nobody expected becomes an error that can be shown."""
+        config = config.for_task(task.data)
         with measured(self.services.metrics, task.id, kind_of(context)) as outcome:
             if context is None:
                 answer = answer_opened(self.services, task, config, seconds)

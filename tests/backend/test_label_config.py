@@ -168,6 +168,35 @@ def test_a_tolerance_that_is_none(value):
         parse_label_config(xml).controls["p"].pixels("tolerance", 0.5)
 
 
+IN_TASKS = """<View><Image name="image" value="$image"/>
+<KeyPointLabels name="point" toName="image" smart="true" value="$labels"/>
+<BrushLabels name="brush" toName="image" value="$labels"><Label value="Object"/></BrushLabels></View>"""
+
+
+def test_labels_that_tasks_name():
+    config = parse_label_config(IN_TASKS)
+    listed = [
+        {"value": "Car", "background": "red", "predicted_values": "car,van"},
+        {"value": "Group", "children": [{"value": "Sky", "kind": "stuff", "alias": "sky-1"}, {"no": 1}, 5]},
+        {"value": 7}, {"value": ""}, "x", {"value": "Road", "selected": True},
+    ]  # fmt: skip
+    own = config.for_task({"image": "a", "labels": listed})
+    assert [label.value for label in own.controls["point"].labels] == ["Car", "Group", "sky-1", "Road"]
+    assert [label.value for label, _ in own.labels_on("image")] == ["Object", "Car", "Group", "sky-1", "Road"]
+    car, _, sky, road = own.controls["point"].labels
+    assert (car.names, sky.stuff, road.selected, car.selected) == (("car", "van"), True, True, False)
+    for data in ({}, {"labels": None}, {"labels": "Car"}, {"labels": {"value": "Car"}}):
+        assert [label.value for label, _ in config.for_task(data).labels_on("image")] == ["Object"]
+    many = config.for_task({"labels": [{"value": str(number)} for number in range(5000)]})
+    assert len(many.controls["point"].labels) == 1000
+    plain = parse_label_config("""<View><Image name="i" value="$i"/><Labels name="l" toName="i" value="$a.b"/>
+      <KeyPoint name="k" toName="i" smart="true"/><Brush name="b" toName="i"/></View>""")
+    found = plain.for_task({"a": {"b": [{"value": "Car"}]}}).labels_on("i")
+    assert [(label.value, tag.name) for label, tag in found] == [("Car", "b")]
+    static = parse_label_config("<View><Image name='i' value='$i'/></View>")
+    assert static.for_task({}) is static
+
+
 def test_plain_tags_have_the_labels_of_their_picture():
     config = parse_label_config("""<View><Image name="i" value="$i"/><Image name="j" value="$j"/>
       <Labels name="kinds" toName="j"><Label value="A"/></Labels><Brush name="b" toName="j"/>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from prompting import Asker, click, draft, last, only, region, typed
 from reading import center, pixels, regions, sentences
@@ -43,6 +45,23 @@ def test_a_text_without_a_label_asks_for_one(ask, engine):
     found = ask(typed("describe"), change=change)
     without = "No label fits “a dog”, “a cat”. Name one of: Car, Person."
     assert sentences(found) == [f"A dog lies beside a cat. {without}"]
+
+
+def test_labels_that_the_task_names(client, captured, engine):
+    body = captured("predict_interactive_text")
+    for tag in ("KeyPointLabels", "BrushLabels"):
+        with_labels = re.compile(f"(<{tag} [^>]*)>.*?</{tag}>", re.DOTALL)
+        body["label_config"] = with_labels.sub(r'\1 value="$labels"/>', body["label_config"])
+    body["tasks"][0]["data"]["labels"] = [{"value": "Car"}, {"value": "Person"}]
+    body["params"]["context"]["result"] = [region("keypoint", "point", {"x": 30, "y": 50}, "Person")]
+    (entry,) = client.post("/predict", json=body).json["results"]
+    assert only(entry)["value"]["brushlabels"] == ["Person"] and "Person: 97 % sure" in sentences(entry)[0]
+    body["params"]["context"]["result"] = [typed("the red car")]
+    (entry,) = client.post("/predict", json=body).json["results"]
+    assert only(entry)["value"]["brushlabels"] == ["Car"]
+    body["params"]["context"] = None
+    client.post("/predict", json=body)
+    assert last(engine).categories == ("Car", "Person")
 
 
 TWO_LABELS = """<View><Image name="image" value="$image"/>
