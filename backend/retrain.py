@@ -20,14 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.corrections import collect
+from backend.corrections import Collected, collect
 from backend.errors import BackendError
 from backend.export_run import Report
 from backend.file_cache import FileCache
 from backend.label_studio_api import LabelStudioApi
 from backend.media import MediaFetcher
-from backend.model_versions import REFUSED, ModelVersions, Version
+from backend.model_versions import REFUSED, ModelVersions, Table, Version
 from backend.settings import Settings
+from backend.starting import base_directory
+from x2sam.placement import version_of
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +124,9 @@ def retrain(
             fetcher = MediaFetcher(settings, FileCache(place / "fetched", _CACHE_BYTES, 3600))
             collected = collect(LabelStudioApi(settings), fetcher, project, place / "corrections", collecting)
             shutil.rmtree(place / "fetched", ignore_errors=True)
+            table = versions.table()
             found = _adapted(settings, versions, learning, place, steps, seed, report)
-            outcome = _decided(versions, project, place, found, collected)
+            outcome = _decided(versions, table, project, place, found, collected)
         finally:
             (learning.folder / PROGRESS).unlink(missing_ok=True)
         (learning.folder / OUTCOME).write_text(json.dumps(asdict(outcome) | {"begun": begun}), encoding="utf-8")
@@ -137,7 +140,7 @@ def _adapted(
     """What ``python -m x2sam adapt`` found. Its state stays for the next try unless it was finished."""
     verdict, begun = place / "verdict.json", place / "begun.json"
     verdict.unlink(missing_ok=True)
-    start = _start(settings, versions)
+    start = str(_start(settings, versions))
     about = json.dumps({"model": start, "steps": steps, "seed": seed})
     if not begun.is_file() or begun.read_text(encoding="utf-8") != about:
         shutil.rmtree(place / "run", ignore_errors=True)  # of another beginning
@@ -159,19 +162,19 @@ def _adapted(
     return found
 
 
-def _start(settings: Settings, versions: ModelVersions) -> str:
-    """The directory or name of the model that serves: it is gone on with."""
-    table = versions.table()
-    if table.current:
+def _start(settings: Settings, versions: ModelVersions) -> Path:
+    """The directory of the model that serves: it is gone on with. A version that began with another model does not."""
+    table, base = versions.table(), base_directory(settings)
+    if table.current and table.versions[table.current].root == version_of(base):
         versions.check(table.current)
-        return str(versions.directory(table.current))
-    home = Path(settings.model_dir).expanduser() if settings.model_dir else None
-    whole = home is not None and (home / "model.safetensors").is_file()
-    return str(home) if settings.model == "auto" and whole else settings.model
+        return versions.directory(table.current)
+    return base
 
 
-def _decided(versions: ModelVersions, project: int, place: Path, found: dict[str, Any], collected: Any) -> Outcome:
-    table = versions.table()
+def _decided(
+    versions: ModelVersions, table: Table, project: int, place: Path, found: dict[str, Any], collected: Collected
+) -> Outcome:  # fmt: skip
+    """``table`` as it was when the training began."""
     parent = table.versions.get(found["before"])
     scores = {name: found[name] for name in ("corrections", "general")}
     if found["after"] == found["before"]:
@@ -182,7 +185,7 @@ def _decided(versions: ModelVersions, project: int, place: Path, found: dict[str
     )  # fmt: skip
     versions.add(Path(found["directory"]), version)
     if found["promoted"]:
-        if versions.table().current != (found["before"] if parent else ""):
+        if versions.table().current != table.current:
             found |= {"promoted": False, "reason": "another version was chosen meanwhile; train again to go on from it"}
             versions.decided(version.name, REFUSED, found["reason"])
         else:

@@ -65,3 +65,21 @@ def _folders(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "X2SAM_STATE_DIR", settings.state_dir
     if settings.features_dir:
         yield "X2SAM_FEATURES_DIR", settings.features_dir
+
+
+def base_model(settings: Settings) -> str:
+    """The model's name; a directory that is one model by itself goes before what ``auto`` would choose."""
+    if settings.model == "auto" and settings.model_dir:
+        directory = Path(settings.model_dir).expanduser()
+        if (directory / "model.safetensors").is_file():
+            return str(directory)
+    return settings.model
+
+
+def base_directory(settings: Settings) -> Path:
+    """Where the model of the settings is.
+
+    :raises WeightsError: there is none.
+    """
+    home = Path(settings.model_dir).expanduser() if settings.model_dir else None
+    return find_model(base_model(settings), home)

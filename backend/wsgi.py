@@ -18,7 +18,8 @@ from backend.engines import Engine
 from backend.errors import SettingsError
 from backend.hot_swap import VersionLoader
 from backend.settings import Settings
-from backend.starting import check_device
+from backend.starting import base_directory, base_model, check_device
+from x2sam.placement import version_of
 
 
 def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
@@ -33,7 +34,7 @@ def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
         # one core is left to the threads that answer
         torch.set_num_threads(settings.cpu_threads or max(1, torch.get_num_threads() - 1))
     return X2SAMEngine.load(
-        _model(settings) if directory is None else directory,
+        base_model(settings) if directory is None else directory,
         device=settings.device,
         dtype=settings.dtype,
         cache_bytes=settings.features_bytes,
@@ -71,25 +72,13 @@ def _tell_home(settings: Settings) -> None:
         os.environ["X2SAM_HOME"] = str(Path(settings.model_dir).expanduser())
 
 
-def _model(settings: Settings) -> str:
-    """The model's name; a directory that is one model by itself goes before what ``auto`` would choose."""
-    if settings.model == "auto" and settings.model_dir:
-        directory = Path(settings.model_dir).expanduser()
-        if (directory / "model.safetensors").is_file():
-            return str(directory)
-    return settings.model
-
-
 def loader_for(settings: Settings) -> VersionLoader:
     """How versions of the model that were learned from corrections are loaded."""
     make = engines_of(settings)
 
     def root() -> str:
-        from x2sam.inference.engine import version_of
-        from x2sam.placement import find_model
-
         _tell_home(settings)
-        return version_of(find_model(_model(settings)))
+        return version_of(base_directory(settings))
 
     return VersionLoader(make, make, root)
 

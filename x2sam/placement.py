@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +13,7 @@ EMBEDDED = Path(__file__).parent / "checkpoints"
 PUBLISHED = "x2sam-4b"
 PUBLISHED_XSAM = "x-sam"
 HUB_NAMES = {"hao9610/X2SAM": PUBLISHED, "hao9610/X-SAM": PUBLISHED_XSAM}
+DIGESTED_BYTES = 256 * 2**20
 
 
 def model_home() -> Path:
@@ -56,3 +59,31 @@ def find_device(name: str) -> str:
     if gone or (device.type == "mps" and not torch.backends.mps.is_available()):
         raise DeviceError(f"{name} is not there; use cpu")
     return name
+
+
+def version_of(directory: Path) -> str:
+    """The version that an engine has when it is loaded from there: the kind of model and a digest of its weights.
+
+    Raises WeightsError where there is no model.
+    """
+    try:
+        name = json.loads((directory / "config.json").read_text(encoding="utf-8"))["name"]
+        return f"{name}-{digest_of(directory / 'model.safetensors')}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{directory} is no whole model ({type(error).__name__}); convert or download it again"
+        ) from error
+
+
+def digest_of(path: Path) -> str:
+    """Eight hex digits of the weights: of the whole file, for very large ones of its first part and its size."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        left = min(size, DIGESTED_BYTES)
+        while left > 0 and (block := file.read(min(left, 2**20))):
+            digest.update(block)
+            left -= len(block)
+    if size > DIGESTED_BYTES:
+        digest.update(str(size).encode())
+    return digest.hexdigest()[:8]

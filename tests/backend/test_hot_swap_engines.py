@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from backend.app import close_app, create_app
 from backend.model_versions import BROKEN, ModelVersions, Version
 from backend.wsgi import load_engine, loader_for
-from x2sam.inference.engine import version_of
+from x2sam.placement import version_of
 
 SOON = 60.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,11 @@ from backend.retrain import Learning, RetrainError, retrain
 from backend.retrain_command import RUNNING
 from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.inference.engine import Engine
+from x2sam.placement import EMBEDDED, version_of
 from x2sam.training.adapt import HELD, TRAIN
 
 SIDE = 64
+BASE = version_of(EMBEDDED / "nano")
 
 
 class Api(FakeApi):
@@ -106,7 +109,7 @@ def learned(monkeypatch, promoted=True, code=0, after="nano-1", meanwhile=lambda
             (place / name).write_text(after)
         start = Path(command[command.index("--model") + 1]).name
         found = {
-            "before": start if start.startswith("nano-") else "nano-0", "after": after, "directory": str(place),
+            "before": start if start.startswith("nano-") else BASE, "after": after, "directory": str(place),
             "promoted": promoted, "reason": "because", "corrections": {"difference": 0.1}, "general": {},
         }  # fmt: skip
         Path(command[command.index("--json") + 1]).write_text(json.dumps(found))
@@ -117,28 +120,37 @@ def learned(monkeypatch, promoted=True, code=0, after="nano-1", meanwhile=lambda
     return commands
 
 
-def test_a_better_version_serves_and_the_next_training_goes_on_from_it(api, settings, versions, monkeypatch):
+def test_a_better_version_serves_and_the_next_training_goes_on_from_it(
+    api, settings, versions, monkeypatch, tmp_path
+):
     commands = learned(monkeypatch)
     outcome = retrain(settings, 7)
     assert outcome.promoted and outcome.version == "nano-1" and outcome.masks == 16
     table = versions.table()
-    assert table.current == "nano-1" and table.versions["nano-1"].root == "nano-0"
+    assert table.current == "nano-1" and table.versions["nano-1"].root == BASE
     assert table.versions["nano-1"].project == "7"
     assert table.versions["nano-1"].scores["corrections"] == {"difference": 0.1}
     learned_again = learned(monkeypatch, promoted=False, after="nano-2")
     assert not retrain(settings, 7).promoted
-    assert commands[0][commands[0].index("--model") + 1] == "auto"
+    assert commands[0][commands[0].index("--model") + 1] == str(EMBEDDED / "nano")
     assert learned_again[0][learned_again[0].index("--model") + 1] == str(versions.directory("nano-1"))
     table = versions.table()
     assert table.current == "nano-1" and table.versions["nano-2"].state == REFUSED
-    assert (table.versions["nano-2"].root, table.versions["nano-2"].parent) == ("nano-0", "nano-1")
+    assert (table.versions["nano-2"].root, table.versions["nano-2"].parent) == (BASE, "nano-1")
     assert not (Learning.of(settings).folder / "progress.json").exists()
+    # another model in the settings: the line of trainings that began with nano is not gone on with
+    other = tmp_path / "other"
+    shutil.copytree(EMBEDDED / "nano", other)
+    (other / "model.safetensors").write_bytes(b"others")
+    third = learned(monkeypatch, promoted=False, after="nano-3")
+    retrain(replace(settings, model=str(other)), 7)
+    assert third[0][third[0].index("--model") + 1] == str(other)
 
 
 def test_what_somebody_chose_meanwhile_stays(api, settings, versions, monkeypatch, tmp_path):
     def choose():
         place = Learning.of(settings).project(7) / "run" / "model"
-        versions.add(place, Version("nano-9", "nano-0", "nano-0"))
+        versions.add(place, Version("nano-9", BASE, BASE))
         versions.promote("nano-9")
 
     learned(monkeypatch, meanwhile=choose)

@@ -55,8 +55,7 @@ def adapt(
 
         from x2sam.data.readers.own_pictures import OwnPictures
         from x2sam.evaluation.comparing import Thresholds, general_set, held_out, judge
-        from x2sam.inference.engine import version_of
-        from x2sam.placement import find_model
+        from x2sam.placement import find_model, version_of
         from x2sam.training.adapt import HELD, Adaptation
         from x2sam.training.adapt import adapt as learn
         from x2sam.training.yielding import PeopleFirst, ProgressFile

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Hashable
@@ -28,12 +27,11 @@ from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
 from x2sam.inference.scheduler import Priority, Scheduler, Turn
 from x2sam.inference.session import Session
-from x2sam.model.weights import from_pretrained, load_config
+from x2sam.model.weights import from_pretrained
 from x2sam.model.x2sam import X2SAM
-from x2sam.placement import find_device, find_model
+from x2sam.placement import find_device, find_model, version_of
 from x2sam.vitals import EngineVitals
 
-DIGESTED_BYTES = 256 * 2**20
 LEAST_CACHE = 64 * 2**20
 LOST = "the device failed and this process can't use it any more; a server starts itself again, try again in a minute"
 """Bytes of features that are kept however often memory ran out: those of the picture that is worked on."""
@@ -200,22 +198,3 @@ def memory_of(device: torch.device) -> dict[str, int]:
         "reserved": torch.cuda.memory_reserved(device),
         "total": torch.cuda.get_device_properties(device).total_memory,
     }
-
-
-def version_of(directory: Path) -> str:
-    """The version that an engine has when it is loaded from there: the kind of model and a digest of its weights."""
-    return f"{load_config(directory).name}-{digest_of(directory / 'model.safetensors')}"
-
-
-def digest_of(path: Path) -> str:
-    """Eight hex digits of the weights: of the whole file, for very large ones of its first part and its size."""
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        left = min(size, DIGESTED_BYTES)
-        while left > 0 and (block := file.read(min(left, 2**20))):
-            digest.update(block)
-            left -= len(block)
-    if size > DIGESTED_BYTES:
-        digest.update(str(size).encode())
-    return digest.hexdigest()[:8]

@@ -13,11 +13,10 @@ import torch
 from x2sam import placement
 from x2sam.data.tasks import find_task
 from x2sam.errors import DeviceError, FramesError, WeightsError
-from x2sam.inference import engine as engine_module
-from x2sam.inference.engine import Engine, digest_of
+from x2sam.inference.engine import Engine
 from x2sam.inference.scheduler import Priority
 from x2sam.model.weights import save_pretrained
-from x2sam.placement import find_device, find_model
+from x2sam.placement import digest_of, find_device, find_model
 from x2sam.structures import Point, Prompt
 
 SIZE = (60, 80)
@@ -302,7 +301,7 @@ def test_versions_follow_the_weights(directory, build_tiny, tmp_path):
 
 
 def test_versions_of_very_large_weights_count_their_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_module, "DIGESTED_BYTES", 10)
+    monkeypatch.setattr(placement, "DIGESTED_BYTES", 10)
     digests = []
     for content in (b"0123456789", b"0123456789a", b"0123456789ab"):
         (tmp_path / "weights").write_bytes(content)
