@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from backend import logs
+from backend.capacity_command import capacity
 from backend.doctor_command import doctor
 from backend.errors import EXPECTED
 from backend.export_command import export_masks
@@ -82,6 +83,7 @@ def ready() -> None:
     raise typer.Exit(1 if found else 0)
 
 
+app.command()(capacity)
 app.command()(doctor)
 app.command("export")(export_masks)
 app.command("retrain")(retrain_model)

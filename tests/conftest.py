@@ -18,6 +18,18 @@ XSAM_COPY = Path(__file__).parent / "parity" / "data_xsam"
 pytest_plugins = ["workplace", "video_place"]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Where two processes share the tests (``make test``), one has all that need the real Label Studio, from the start;
+    the other has the rest, file by file, so that what the tests of a file share is made once."""
+    if not hasattr(config, "workerinput"):
+        return
+    waits = {item: "label_studio" in item.fixturenames for item in items}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("label-studio" if waits[item] else str(item.path)))
+    items.sort(key=lambda item: not waits[item])
+
+
 @pytest.fixture(autouse=True)
 def log_streams() -> Iterator[None]:
     """Commands that run inside a test set up logging; their handlers would write to streams that are closed by then."""
