@@ -42,7 +42,7 @@ from backend.warming import Warmer, frames_by
 from backend.webhooks import WebhookKeeper
 
 _TRACKS_SECONDS = 3.0  # for the frame that each track is at
-_NOTES_SECONDS = 2.0  # for what is to be written into tasks
+_NOTES_SECONDS = 1.0  # for what is to be written into tasks
 
 
 def create_services(

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from backend.carried import Carried, Known
 from backend.errors import BackendError
 from backend.journal_tracks import TrackRecord
+from backend.label_studio_api import NotThereError
 from backend.logs import loggable, where
 from backend.results import DOUBTFUL
 
@@ -171,6 +172,8 @@ class LookLists:
             note = note.with_newer(newer) if newer is not None else note
             try:
                 self._write(note)
+                return
+            except NotThereError:  # the task was deleted
                 return
             except BackendError as error:
                 told = str(error)

@@ -17,6 +17,7 @@ from backend import app as app_module
 from backend.app import close_app, create_app
 from backend.carried import Carried, Known
 from backend.errors import BackendError
+from backend.label_studio_api import NotThereError
 from backend.look_list import MOST, LookLists, Suspect, merged, suspects, worst_first
 from backend.remembered import PackedMask
 
@@ -123,6 +124,14 @@ def test_tries_again_and_gives_up(write, caplog):
     assert "can't be written into a task: Label Studio can't be reached" in caplog.text
     lists.note("3", "7", {"a"}, about("a", (6, 0.9)))
     assert lists.settle(5) and api.listed == [("a", 6)], "the thread lives on"
+
+
+def test_a_task_that_was_deleted_is_given_up_at_once(write, caplog):
+    api = Api()
+    api.failures = [NotThereError("Project 3 has no task 7 any more.")]
+    lists = write(api, (0.0, 60.0))
+    lists.note("3", "7", {"a"}, about("a", (4, 0.9)))
+    assert lists.settle(5) and not api.meta[7] and not caplog.text
 
 
 def test_of_what_waits_the_newest_counts(write):
