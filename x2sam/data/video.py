@@ -125,6 +125,8 @@ class VideoReader:
 
         Of a file that promises nothing (a transport stream, sound that is longer than the pictures) it is 0.
         """
+        if 0 < self._stream.frames <= len(self):
+            return 0.0  # all are there; the last one may stand longer than the one before it
         promised = _promised(self._container, self._stream)
         times = self.times
         last = np.diff(times)[-1:].sum() or 1 / self.fps

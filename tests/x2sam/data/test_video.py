@@ -178,6 +178,26 @@ def test_a_whole_file_misses_nothing(clip):
         assert video.missing == 0
 
 
+def test_a_last_frame_that_stands_for_long_is_no_missing_end(tmp_path):
+    """As in recordings of a screen on which nothing moves any more."""
+    path = tmp_path / "screen.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=24, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        packets = []
+        for i in range(COUNT):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            frame.pts = i
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        packets[-1].duration = int(60 / packets[-1].time_base)
+        for packet in packets:
+            out.mux(packet)
+    with VideoReader(path) as video:
+        assert float(video._stream.duration * video._stream.time_base) > 60
+        assert len(video) == COUNT and video.missing == 0
+
+
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi"])
 def test_seconds_that_the_header_promises_are_missed(tmp_path, name):
     path = write(tmp_path / name, count=60, g=5, movflags="faststart", **({"bf": 0} if name == "cut.avi" else {}))
