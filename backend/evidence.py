@@ -25,7 +25,7 @@ ISSUED = re.compile(r"(obj[0-9a-f]{10}(?:n\d{1,4})?)(?:\.\d{1,4})?-(\d{4,9})", r
 @dataclass(frozen=True, eq=False)
 class StandingRegion:
     """A region with an id of ours, or one drawn by hand with the editor's id as its ``object_id``. ``size`` is the
-    picture's ``(H, W)`` in the browser; ``value`` is still coded."""
+    picture's ``(H, W)`` in the browser; ``value`` is still coded; ``to_name`` is the picture's tag."""
 
     object_id: str
     page: int
@@ -33,6 +33,7 @@ class StandingRegion:
     shape: str
     size: Size
     value: Mapping[str, Any]
+    to_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ class Work:
     annotation: Work | None = None
     boxes: tuple[VideoRegion, ...] = ()
     filed: tuple[VideoRegion, ...] = ()
+
+    def on(self, to_name: str) -> Work:
+        """What of it lies on one picture: a task may show several beside each other."""
+        shown = {
+            name: tuple(one for one in getattr(self, name) if one.to_name in ("", to_name))
+            for name in ("regions", "prompts", "texts", "drawn")
+        }
+        return replace(self, **shown, annotation=self.annotation.on(to_name) if self.annotation is not None else None)
 
     def standing(self, object_id: str, page: int) -> list[StandingRegion]:
         """The parts of an object on a page."""
@@ -138,7 +147,9 @@ def _standing(items: Iterable[Json], names: re.Pattern = ISSUED) -> list[Standin
             continue
         if size is not None:
             place = max(page, 0)
-            region = StandingRegion(named[1], place, _first(value.get(kind)), shape, size, value)
+            tag = item.get("to_name")
+            shown_on = tag if isinstance(tag, str) else ""
+            region = StandingRegion(named[1], place, _first(value.get(kind)), shape, size, value, shown_on)
             found.setdefault((item["id"], place), region)
     return [
         region if region.label else replace(region, label=labels.get(name, "")) for (name, _), region in found.items()

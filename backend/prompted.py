@@ -51,6 +51,7 @@ def answer_context(services: Services, task: Task, config: LabelConfig, context:
     tag = object_tag(config, prompts[-1].to_name)
     if tag.kind == "video":
         return answer_video(services, task, config, tag, texts, work, turn)
+    work = work.on(tag.name)
     frames, paged = frames_of(services, tag, task)
     history = History(task.id, work, services.remembered, frames.size_of)
     carrier = Carrier(services, task, config, tag, frames, work, history, paged)

@@ -221,6 +221,26 @@ def test_an_untouched_prediction_is_corrected_where_it_is_clicked(ask, engine):
     assert object_of(only(ask(click(31, 50), predictions=[shown], annotations=[other]))) != object_of(item)
 
 
+def test_pictures_beside_each_other_are_two_matters(client, captured):
+    """A mask on one of them is not what a click at the same place of the other one corrects."""
+    body = captured("predict_interactive_text")
+    one = """<Image name="{0}" value="$image"/>
+      <KeyPointLabels name="point{0}" toName="{0}" smart="true"><Label value="Object"/></KeyPointLabels>
+      <BrushLabels name="brush{0}" toName="{0}" smart="false"><Label value="Object"/></BrushLabels>"""
+    body["label_config"] = f"<View>{one.format('left')}{one.format('right')}</View>"
+
+    def on(side, x, *accepted):
+        body["params"]["context"]["result"] = [click(x, 50, from_name=f"point{side}", to_name=side)]
+        body["tasks"][0]["drafts"] = [draft(*accepted)] if accepted else []
+        return only(client.post("/predict", json=body).json["results"][0])
+
+    left = on("left", 30)
+    right = on("right", 31, left)
+    assert object_of(right) != object_of(left) and right["to_name"] == "right"
+    assert on("right", 32, left, right)["id"] == right["id"]
+    assert on("left", 29, left, right)["id"] == left["id"]
+
+
 # two people
 
 
