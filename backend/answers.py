@@ -122,7 +122,7 @@ def kind_of(context: Context | None) -> str:
 
 
 def answer_automatic(services: Services, task: Task, config: LabelConfig) -> Answer | None:
-    """The prediction for a task that nobody prompts: everything that the labels name.
+    """The prediction for a task that nobody prompts: everything that the labels name, on each picture that it shows.
 
     None when there is nothing to store: nothing was found, or the task is a clip or a video, where a mask on one frame
     only would mislead. An empty prediction would keep Label Studio from asking again.
@@ -132,6 +132,17 @@ def answer_automatic(services: Services, task: Task, config: LabelConfig) -> Ans
         raise LabelConfigError("The labeling configuration has no Image tag: take one of label_config/, or add one.")
     if tag.kind == "video":
         return None
+    shown = [one for one in config.objects.values() if one.kind == "image" and config.answers_on(one.name)]
+    filled = [_filled(services, task, config, one) for one in shown or [tag]]
+    found = [answer for answer in filled if answer is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    scores = [answer.score for answer in found if answer.score is not None]
+    items = [item for answer in found for item in answer.items]
+    return Answer(items, min(scores, default=None), sum(answer.masks for answer in found))
+
+
+def _filled(services: Services, task: Task, config: LabelConfig, tag: ObjectTag) -> Answer | None:
     frames, paged = frames_of(services, tag, task)
     if len(frames) > 1:
         return None

@@ -42,7 +42,9 @@ def category_ask(task: Task, config: LabelConfig, to_name: str) -> tuple[Ask, li
     if not found:
         return None
     prompt = Prompt(categories=tuple(entry for entry, _ in found.values()), task="genseg")
-    return Ask(object_name(task.id, "all"), prompt, to_name), [category for _, category in found.values()]
+    first = config.picture()
+    beside = () if first is None or first.name == to_name else (to_name,)  # a further picture of the task
+    return Ask(object_name(task.id, "all", *beside), prompt, to_name), [category for _, category in found.values()]
 
 
 def asks_to_fill(config: LabelConfig, to_name: str) -> bool:

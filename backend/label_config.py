@@ -189,6 +189,10 @@ class LabelConfig:
         """The first object tag that can be answered, an Image before a Video."""
         return min(self.objects.values(), key=lambda tag: tag.kind != "image", default=None)
 
+    def answers_on(self, to_name: str) -> bool:
+        """Whether a tag can hold answers on an object tag."""
+        return any(tag.labels for tag in self.on(to_name, *OUTPUTS))
+
     def outputs(self, to_name: str, prompt_name: str | None = None) -> list[ControlTag]:
         """The tags that can hold answers, best first: masks before outlines before boxes, never the prompt's own tag.
 

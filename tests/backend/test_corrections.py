@@ -239,6 +239,11 @@ def test_pictures_beside_each_other_are_two_matters(client, captured):
     assert object_of(right) != object_of(left) and right["to_name"] == "right"
     assert on("right", 32, left, right)["id"] == right["id"]
     assert on("left", 29, left, right)["id"] == left["id"]
+    body["params"]["context"] = None
+    (filled,) = client.post("/predict", json=body).json["results"]
+    assert [item["to_name"] for item in filled["result"]] == ["left", "right"]
+    assert len({item["id"] for item in filled["result"]}) == 2
+    assert filled["score"] == min(item["score"] for item in filled["result"])
 
 
 # two people
