@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from x2sam.evaluation.comparing import Samples, Verdict
 
 NICE = 15
+PATIENT = 3600.0
+"""Seconds that one step may take: the run goes last on a machine that may be busy, and no person waits for it."""
 
 
 def adapt(
@@ -100,6 +102,6 @@ def _compared(
 
     tables = []
     for directory in models:
-        with Engine.load(directory, device) as engine:
+        with Engine.load(directory, device, timeout=PATIENT, hang=PATIENT) as engine:
             tables.append([click_table(engine, samples, clicks, wait) for samples in sets])
     return [compare(before, after) for before, after in zip(*tables, strict=True)]

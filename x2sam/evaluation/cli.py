@@ -268,6 +268,7 @@ def learning(
     output_directory(out)
     with plain_errors():
         # Late: all of them bring PyTorch.
+        from x2sam.commands.adapt import PATIENT
         from x2sam.data.readers.labelmaps import LabelMapDataset
         from x2sam.evaluation.learning import Domain, evaluate_learning
         from x2sam.inference.engine import Engine
@@ -279,10 +280,13 @@ def learning(
         def told(found: dict) -> None:
             write_json(result, found)
 
+        def load(directory: Path) -> Engine:
+            return Engine.load(directory, place, timeout=PATIENT, hang=PATIENT)
+
         domain, wanted = Domain(LabelMapDataset(data), source, shift), Adaptation(steps, rate)
         found = evaluate_learning(
-            lambda directory: Engine.load(directory, place), find_model(model), domain, out, counts, range(seeds),
-            wanted, elsewhere, pictures, clicks, place, told,
+            load, find_model(model), domain, out, counts, range(seeds), wanted, elsewhere, pictures, clicks, place,
+            told,
         )  # fmt: skip
         Console().print_json(data=found)
         write_json(result, found)
