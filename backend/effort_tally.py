@@ -187,6 +187,8 @@ class Summary:
                 self.annotators.add(annotator, mask)
 
     def as_json(self) -> dict[str, Any]:
+        """The numbers under names that scripts may rely on; None where nothing is known. ``by_*`` are lists of rows
+        with a ``name`` and what ``total`` has; ``bars`` count masks between edges."""
         total = self.total
         groups = {"by_label": self.labels.largest_first(), "by_version": self.versions.largest_first()}
         if self.annotators is not None:
