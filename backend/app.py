@@ -46,10 +46,11 @@ _NOTES_SECONDS = 1.0  # for what is to be written into tasks
 
 
 def create_services(
-    settings: Settings, engine_provider: EngineProvider, loader: VersionLoader | None = None
+    settings: Settings, engine_provider: EngineProvider, loader: VersionLoader | None = None,
+    journal: Journal | None = None,
 ) -> Services:  # fmt: skip
     """Everything that outlives a request; the engine starts to load in a thread of its own. With a ``loader`` versions
-    that were learned from corrections serve."""
+    that were learned from corrections serve. ``journal`` is the server's, unless another is given."""
     folder = Path(settings.media_cache_dir).expanduser()
     check_folders(settings)
     cache = FileCache(folder, settings.media_cache_bytes, settings.media_cache_seconds)
@@ -65,7 +66,7 @@ def create_services(
     swap = HotSwap(engines, versions, loader, replaced) if loader is not None else None
     fetcher, decoded = MediaFetcher(settings, cache), DecodedPictures(settings.decoded_bytes)
     frames_of = frames_by(settings, fetcher, decoded)
-    journal = _journal(settings)
+    journal = journal or _journal(settings)
     events = EventLog(journal)
     look_lists = LookLists((lambda: LabelStudioApi(settings)) if settings.label_studio_api_key else None)
 

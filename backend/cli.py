@@ -14,6 +14,7 @@ from backend.errors import EXPECTED
 from backend.export_command import export_masks
 from backend.import_command import import_masks
 from backend.models_command import app as models_app
+from backend.preannotate_command import preannotate_tasks
 from backend.probe import ask_ready
 from backend.report_command import report
 from backend.retrain_command import retrain_model
@@ -89,3 +90,4 @@ app.command("export")(export_masks)
 app.command("retrain")(retrain_model)
 app.command("import-masks")(import_masks)
 app.command("report")(report)
+app.command("preannotate")(preannotate_tasks)

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,11 +27,12 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """Status and whole body of an answer, and where it sends on to."""
+    """Status and whole body of an answer, where it sends on to, and after how many seconds to ask again."""
 
     status: int
     location: str
     body: bytes
+    retry_after: float | None = None
 
     def json(self) -> Any:
         """The body as JSON, None where it is none."""
@@ -73,7 +75,8 @@ class LimitedClient:
         try:
             client = HttpClient(HostRules(self.url), self._ca_bundle)
             with client.request(method, self.url + path, deadline, given, content) as answer:
-                return Reply(answer.status, answer.header("Location"), self._whole(answer))
+                wait = seconds_to_wait(answer.header("Retry-After"))
+                return Reply(answer.status, answer.header("Location"), self._whole(answer), wait)
         except MediaError as error:
             raise NoAnswer(_reason(error)) from error
 
@@ -84,6 +87,18 @@ class LimitedClient:
             if len(content) > self._limit:
                 raise NoAnswer(f"the answer is longer than {self._limit // MEGABYTE} MB")
         return bytes(content)
+
+
+def seconds_to_wait(written: str, now: float | None = None) -> float | None:
+    """What ``Retry-After`` says: seconds, or a date (RFC 9110, 10.2.3); None where it says nothing."""
+    written = written.strip()
+    if written.isascii() and written.isdecimal():
+        return float(written[:9])
+    try:
+        until = parsedate_to_datetime(written).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(until - (time.time() if now is None else now), 0.0)
 
 
 def shown(url: str) -> str:

@@ -46,6 +46,13 @@ class ClipSearch(Protocol):
     def close(self) -> None: ...
 
 
+class Survey(Protocol):
+    """``error`` 0..1 is to be expected of an answer to words, ``vector`` float32 (D,) is what the frame looks like."""
+
+    error: float
+    vector: np.ndarray
+
+
 class Session(Protocol):
     """One open picture or clip. A newer question with the same key in ``replaces`` cancels one that still waits.
 
@@ -53,6 +60,7 @@ class Session(Protocol):
     yields the masks of objects that were prompted or that ``correct`` gave a mask of, frame by frame in the order of
     the walk; with ``pauses`` also None after each frame whose masks come later, and without the frames of ``skip``.
     ``recall`` gives masks that an earlier walk found, to go on from. ``find_in_clip`` looks for words on all frames.
+    ``survey`` tells of the answer to words how wrong it probably is.
     """
 
     def segment(
@@ -63,6 +71,8 @@ class Session(Protocol):
         self, prompt: Prompt, frames: Sequence[int] | None = None, first: int | None = None, memory: str | None = None,
         priority: int = 1, replaces: Turn | None = None,
     ) -> ClipSearch: ...  # fmt: skip
+
+    def survey(self, prompt: Prompt, frame: int = 0, priority: int = BATCH_PRIORITY) -> Survey: ...
 
     def prepare(self, frame: int = 0) -> int: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ _PAGE = 50
 _LISTED = 500
 _TRIES = 4
 _PAUSE = 0.5
+_LONGEST_PAUSE = 120.0  # however long a server asks for
 _SAFE = frozenset({"GET", "PATCH"})
 _TOO_MANY = 429  # nothing was done yet, so everything may be asked again
 
@@ -33,21 +35,36 @@ class NotThereError(LabelStudioError):
     """Label Studio has no such project or task, or does not show it to this user."""
 
 
+class UnansweredError(LabelStudioError):
+    """No usable answer came: what was asked for may have been done."""
+
+
+class RefusedError(LabelStudioError):
+    """Label Studio has something against this very request; others may go."""
+
+
 class TooLongError(LabelStudioError):
     """An answer is longer than what is read at once."""
+
+
+def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    """A filter of the Data Manager on a column of the tasks."""
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
 class LabelStudioApi:
     """Calls as the user of ``LABEL_STUDIO_API_KEY``, a legacy or personal token.
 
     Calls that may be repeated are, a few times, when the connection fails or Label Studio is overloaded; all of them
-    are when it counts requests and there were too many.
+    are when it counts requests and there were too many, after the time that it asks for. ``rate`` is how many requests
+    it gets per second at most; 0 for as many as there are. Threads may share one.
     """
 
-    def __init__(self, settings: Settings, pause: float = _PAUSE):
+    def __init__(self, settings: Settings, pause: float = _PAUSE, rate: float = 0.0):
         self.url = settings.label_studio_url
-        self._pause = pause
+        self._pause, self._between = pause, 1 / rate if rate else 0.0
         self._client = LabelStudioClient(settings)
+        self._lock, self._free = threading.Lock(), 0.0
 
     def project(self, project: int) -> dict[str, Any]:
         """A project's settings.
@@ -64,8 +81,7 @@ class LabelStudioApi:
         """
         query: dict[str, Any] = {"ordering": ["tasks:id"]}
         if key is not None:
-            wanted = {"filter": f"filter:tasks:data.{key}", "operator": "equal", "type": "String", "value": value}
-            query["filters"] = {"conjunction": "and", "items": [wanted]}
+            query["filters"] = {"conjunction": "and", "items": [task_filter(f"data.{key}", "equal", "String", value)]}
         seen, page = 0, 1
         while True:
             given = {"project": project, "page": page, "page_size": _PAGE, "query": json.dumps(query)}
@@ -83,13 +99,19 @@ class LabelStudioApi:
         """
         return ((task["id"], str(task.get("updated_at") or "")) for task in self._listed(project, "id,updated_at"))
 
+    def ids(self, project: int, filters: Sequence[Mapping[str, Any]] = ()) -> Iterator[int]:
+        """Ids of the tasks that all of the Data Manager's ``filters`` let through, in order."""
+        return (task["id"] for task in self._listed(project, "id", filters))
+
     def listed_data(self, project: int) -> Iterator[dict[str, Any]]:
         """The tasks with their data only, in order of their ids."""
         return self._listed(project, "id,data")
 
-    def _listed(self, project: int, entries: str) -> Iterator[dict[str, Any]]:
+    def _listed(
+        self, project: int, entries: str, filters: Sequence[Mapping[str, Any]] = ()
+    ) -> Iterator[dict[str, Any]]:
         last = 0
-        while tasks := self._tasks_from(project, last + 1, None, _LISTED, {"include": entries}):
+        while tasks := self._tasks_from(project, last + 1, None, _LISTED, {"include": entries}, filters):
             yield from tasks
             last = tasks[-1]["id"]
 
@@ -108,22 +130,35 @@ class LabelStudioApi:
                 yield from self.whole_tasks(project, [task])
 
     def _tasks_from(
-        self, project: int, first: int, last: int | None, most: int, fields: Mapping[str, str]
-    ) -> list[dict[str, Any]]:
+        self, project: int, first: int, last: int | None, most: int, fields: Mapping[str, str],
+        filters: Sequence[Mapping[str, Any]] = (),
+    ) -> list[dict[str, Any]]:  # fmt: skip
         if last is None:
-            wanted = {"filter": "filter:tasks:id", "operator": "greater_or_equal", "type": "Number", "value": first}
+            wanted = task_filter("id", "greater_or_equal", "Number", first)
         else:
-            span = {"min": first, "max": last}
-            wanted = {"filter": "filter:tasks:id", "operator": "in", "type": "Number", "value": span}
-        query = {"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": [wanted]}}
+            wanted = task_filter("id", "in", "Number", {"min": first, "max": last})
+        query = {"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": [wanted, *filters]}}
         given = {"project": project, "page": 1, "page_size": most, "review": "true", "resolve_uri": "false"}
         params = urlencode({**given, **fields, "query": json.dumps(query)})
         return self._call("GET", f"/api/tasks?{params}", f"the tasks of project {project}")["tasks"]
 
-    def predict(self, predictions: Sequence[Mapping[str, Any]]) -> None:
-        """Adds predictions, each with its ``task``."""
-        for body in predictions:
-            self._call("POST", "/api/predictions/", f"a prediction of task {body['task']}", dict(body))
+    def predict(self, predictions: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Adds predictions, each with its ``task``; their ids."""
+        return [
+            self._call("POST", "/api/predictions/", f"a prediction of task {body['task']}", dict(body))["id"]
+            for body in predictions
+        ]
+
+    def score_prediction(self, prediction: int, score: float) -> None:
+        """Changes the score of a prediction.
+
+        :raises NotThereError: it was deleted.
+        """
+        self._call("PATCH", f"/api/predictions/{prediction}/", f"prediction {prediction}", {"score": score})
+
+    def change_project(self, project: int, changes: Mapping[str, Any]) -> None:
+        """Changes settings of a project; the others stay."""
+        self._call("PATCH", f"/api/projects/{project}/", f"project {project}", dict(changes))
 
     def predictions(self, task: int) -> list[dict[str, Any]]:
         """The predictions of a task."""
@@ -187,14 +222,15 @@ class LabelStudioApi:
 
     def _call(self, method: str, path: str, what: str, body: Any = None) -> Any:
         for attempt in count(1):
-            last = attempt == _TRIES
+            last, pause = attempt == _TRIES, self._pause * 2**attempt
+            self._wait_turn()
             try:
                 reply = self._client.ask(method, path, body, _SECONDS)
             except NoAnswer as error:
                 if "longer than" in str(error):
                     raise TooLongError(f"Label Studio's answer to {what} can't be read: {error}.") from error
                 if last or method not in _SAFE:
-                    raise LabelStudioError(
+                    raise UnansweredError(
                         f"Label Studio at {self.url} can't be reached ({error}); check LABEL_STUDIO_URL and run the "
                         "command again: it goes on where it stopped."
                     ) from error
@@ -202,7 +238,17 @@ class LabelStudioApi:
                 again = reply.status == _TOO_MANY or (reply.status >= 500 and method in _SAFE)
                 if last or not again:
                     return self._good(reply, what)
-            time.sleep(self._pause * 2**attempt)
+                pause = max(pause, min(reply.retry_after or 0.0, _LONGEST_PAUSE))
+            time.sleep(pause)
+
+    def _wait_turn(self) -> None:
+        """Returns when the next request may go."""
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._free)
+            self._free = begin + self._between
+        if begin > now:
+            time.sleep(begin - now)
 
     def _good(self, reply: Reply, what: str) -> Any:
         status = reply.status
@@ -223,7 +269,8 @@ class LabelStudioApi:
                 "where it is."
             )
         if status >= 300:
-            raise LabelStudioError(f"Label Studio answered {status} to {what}; its log says more.")
+            kind = UnansweredError if status >= 500 else RefusedError
+            raise kind(f"Label Studio answered {status} to {what}; its log says more.")
         found = reply.json()
         if found is None and reply.body:
             raise LabelStudioError(f"{self.url} does not answer like Label Studio; check LABEL_STUDIO_URL.")

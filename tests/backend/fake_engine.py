@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -57,6 +59,13 @@ class FakeSession:
             return [Mask(mask, ALL_SCORE), Mask(mask, ALL_SCORE - 0.1), Mask(mask[:, ::-1], ALL_SCORE - 0.2)]
         score = CLICK_SCORE if prompt.points else BOX_SCORE
         return [Mask(mask, score, prompt.object_id or "")]
+
+    def survey(self, prompt: Prompt, frame: int = 0, priority=None) -> SimpleNamespace:
+        """Bright pictures are answered badly; a picture looks like its colours, in sixteen places."""
+        pixels = self.frames[frame].astype(np.float32) / 255
+        rows, cols = (np.linspace(0, side, 5).astype(int) for side in pixels.shape[:2])
+        places = [pixels[a:b, c:d].mean((0, 1)) for a, b in pairwise(rows) for c, d in pairwise(cols)]
+        return SimpleNamespace(error=float(pixels.mean()), vector=np.concatenate(places))
 
     def find_in_clip(self, prompt: Prompt, frames=None, first=None, memory=None, priority=None, replaces=None):
         return FakeSearch(self, prompt, first, priority, replaces)

@@ -38,7 +38,7 @@ class LabelStudioStandIn:
         self.late = False
         self.failures = 0
         self.expired = 0
-        app = Flask("label-studio-stand-in")
+        self.app = app = Flask("label-studio-stand-in")
         app.before_request(self._check)
         app.after_request(self._fail_late)
         app.add_url_rule("/api/token/refresh/", view_func=self._exchange, methods=["POST"])

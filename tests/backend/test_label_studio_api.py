@@ -39,8 +39,8 @@ BODY = [{"task": 1, "result": []}]
 
 
 def test_what_was_too_much_is_asked_again_whatever_it_is(api):
-    api.answers = [BUSY, BUSY, reply({}, 201)]
-    api.predict(BODY)
+    api.answers = [BUSY, BUSY, reply({"id": 7}, 201)]
+    assert api.predict(BODY) == [7]
     assert api.asked == [("POST", "/api/predictions/")] * 3
     api.answers = [BUSY] * 9
     with pytest.raises(LabelStudioError, match=r"takes no more requests for now .*later"):

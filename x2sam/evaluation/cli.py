@@ -25,6 +25,7 @@ from x2sam.evaluation.protocol import SAMPLINGS, Protocol
 from x2sam.evaluation.referring import evaluate_referring
 from x2sam.evaluation.report import show, table_of
 from x2sam.evaluation.scenes import evaluate_scenes
+from x2sam.evaluation.usefulness import ASKS, evaluate_usefulness
 from x2sam.evaluation.video import PROMPTS as VIDEO_PROMPTS
 from x2sam.evaluation.video import REACH, evaluate_video, peak_rss_mb
 from x2sam.evaluation.worst import WorstCases
@@ -100,6 +101,24 @@ def drift(
 
     def measure(engine: Any, cases: WorstCases | None) -> dict:
         return {"model": engine.version, **evaluate_drift(engine, data, prompt, limit, show).summary()}
+
+    _run(measure, model, device, result, None)
+
+
+@app.command()
+def useful(
+    data: Annotated[Path, typer.Option("--data", help="Directory with images.json or train.json.")],
+    model: Model = "auto",
+    ask: Annotated[str, typer.Option(help="What pictures are asked: " + " or ".join(ASKS) + ".")] = "words",
+    seeds: Annotated[int, typer.Option(min=1, help="So many seeds draw the kinds of things that are asked for.")] = 3,
+    limit: Limit = None,
+    device: Device = "auto",
+    result: Result = None,
+) -> None:
+    """How much more error than at random is found where the tasks of pre-annotation with the lowest scores go first."""
+
+    def measure(engine: Any, cases: WorstCases | None) -> dict:
+        return evaluate_usefulness(engine, data, ask, range(seeds), limit, show)
 
     _run(measure, model, device, result, None)
 

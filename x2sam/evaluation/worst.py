@@ -65,7 +65,7 @@ def side_by_side(
     truths, answers: bool masks (H, W), each in a colour of its own; prompt: bool (H, W), drawn in white on the left
     """
     height, width = picture.shape[:2]
-    left, right = (_overlay(picture, masks) for masks in (truths, answers))
+    left, right = (overlay(picture, masks) for masks in (truths, answers))
     if prompt is not None:
         left[prompt] = 255
     step = max(1.0, max(height, width) / _LONGEST)
@@ -75,8 +75,8 @@ def side_by_side(
     return np.concatenate([halves[0], gap, halves[1]], 1)
 
 
-def _overlay(picture: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Every mask half in its colour, with a bright outline that is seen on any picture."""
+def overlay(picture: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """The picture uint8 (H, W, 3), every mask bool (H, W) half in its colour, with an outline that all show."""
     labels = label_map(list(masks), range(1, len(masks) + 1), picture.shape[:2])
     colours = palette()[np.where(labels > 0, (labels.astype(np.int64) - 1) % 255 + 1, 0)]
     out = np.where(labels[..., None] > 0, picture // 2 + colours // 2, picture)

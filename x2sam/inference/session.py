@@ -26,8 +26,9 @@ from x2sam.inference.postprocess import Rule
 from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap_for
 from x2sam.inference.scheduler import Priority, Turn
+from x2sam.inference.survey import Survey, embedded_survey_weights, survey
 from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
-from x2sam.inference.worded import answer_on, read_words
+from x2sam.inference.worded import masks_in, predict_on, read_words
 from x2sam.model.x2sam import FrameFeatures
 from x2sam.structures import FrameMasks, Mask, Prompt
 
@@ -49,6 +50,7 @@ class Session:
         self._objects: dict[str, Tracked] = {}
         self._answers: OrderedDict[tuple, tuple[Round, np.ndarray]] = OrderedDict()
         self._findings: OrderedDict[str, dict[int, Finding]] = OrderedDict()
+        self._surveyed: tuple[tuple, Survey] | None = None
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -92,7 +94,8 @@ class Session:
             return [self._segment_object(p, frame, task, how, replaces) for p in single]
         how = Priority.TEXT if priority is None else priority
         with self.looking.hold(self.looking.seen(task, frame)):
-            return self.engine.run(lambda: self._segment_words(prompt, frame, task), how, replaces)[1]
+            rated = how == Priority.BATCH  # nobody waits, and whoever asks in bulk may want to know
+            return self.engine.run(lambda: self._segment_words(prompt, frame, task, rated), how, replaces)[1]
 
     def _task_of(self, prompt: Prompt) -> Task:
         """The task that the prompt asks for; clicks that only take away are corrections of one object."""
@@ -133,15 +136,42 @@ class Session:
         plane = torch.from_numpy(answer.probability)[None, None]
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
 
-    def _segment_words(self, prompt: Prompt, frame: int, task: Task) -> tuple[str, list[Mask]]:
-        """What the model says, nothing where its answer is not generated, and the masks."""
-        worded = read_words(self.looking, prompt, frame, task, self.engine.seed, self.engine.generate_limit)
-        masks = [
-            replace(mask, object_id=self.new_id()) for mask in answer_on(self.looking, worded, frame, self.engine.snap)
-        ]
+    def survey(self, prompt: Prompt, frame: int = 0, priority: Priority = Priority.BATCH) -> Survey:
+        """How much of what :meth:`segment` answers to words is probably wrong, and what the frame looks like. It costs
+        nothing where that was asked last, with this priority. Raises like :meth:`segment`, and PromptError for a prompt
+        without words."""
+        task = self._task_of(prompt)
+        if task.select in (None, "region", "object"):
+            raise PromptError("only answers to words can be surveyed")
+        known, asked = self._surveyed, _asked(prompt, frame)
+        if known is not None and known[0] == asked:
+            return known[1]
+        with self.looking.hold(self.looking.seen(task, frame)):
+            return self.engine.run(lambda: self._answer_words(prompt, frame, task, rated=True)[2], priority)
+
+    def _answer_words(
+        self, prompt: Prompt, frame: int, task: Task, rated: bool
+    ) -> tuple[str, list[Mask], Survey | None]:
+        """What the model says, nothing where its answer is not generated, the masks, and where ``rated`` what is
+        to be thought of them."""
+        looking, engine = self.looking, self.engine
+        worded = read_words(looking, prompt, frame, task, engine.seed, engine.generate_limit)
+        prediction = predict_on(looking, worded, frame)
+        masks = masks_in(looking, worded, frame, prediction, engine.snap)
+        if not rated:
+            return worded.text or "", masks, None
+        names = max(len(worded.things), 1)
+        rating = survey(prediction, looking.encoded(frame), masks, names, embedded_survey_weights())
+        self._surveyed = _asked(prompt, frame), rating
+        return worded.text or "", masks, rating
+
+    def _segment_words(self, prompt: Prompt, frame: int, task: Task, rated: bool = False) -> tuple[str, list[Mask]]:
+        """What the model says, and the masks, which are objects from here on."""
+        text, found, _ = self._answer_words(prompt, frame, task, rated)
+        masks = [replace(mask, object_id=self.new_id()) for mask in found]
         masks.sort(key=lambda m: -m.score)
         self._note({mask.object_id: {frame: Finding.of(mask)} for mask in masks})
-        return worded.text or "", masks
+        return text, masks
 
     def find_in_clip(
         self, prompt: Prompt, frames: Sequence[int] | None = None, first: int | None = None, memory: str | None = None,
@@ -421,6 +451,10 @@ class Session:
 def _masks_of(found: Mapping[str, Found], ratings: Mapping[str, Rating]) -> list[Mask]:
     doubts = {object_id: rating.doubt for object_id, rating in ratings.items()}
     return [Mask(m, score, object_id, doubt=doubts.get(object_id)) for object_id, (m, score) in found.items()]
+
+
+def _asked(prompt: Prompt, frame: int) -> tuple:
+    return (*_key_of(prompt, frame), prompt.text, prompt.categories)
 
 
 def _key_of(prompt: Prompt, frame: int) -> tuple:

@@ -65,14 +65,26 @@ def answer_on(looking: Looking, worded: Worded, frame: int, light_step: bool = F
 
     light_step: whether what a small model points to is outlined by the last light step too, as after a box
     """
+    return masks_in(looking, worded, frame, predict_on(looking, worded, frame), light_step)
+
+
+def predict_on(looking: Looking, worded: Worded, frame: int) -> Prediction:
+    """What the network says about one frame by itself."""
     model, features = looking.model, looking.features(frame)
     pointed = []
     if worded.rule.task.select == "best" and model.config.memory.sketch:
         # a small model points better with words than it outlines; with the place marked it outlines as for a click
         pointed = [model.sketch(features, paint_words(features, worded.condition))]
     level = model.step(features, worded.condition, pointed)[-1]
-    prediction = Prediction(level.mask_logits[0], level.class_logits[0], looking.sizes(frame))
+    return Prediction(level.mask_logits[0], level.class_logits[0], looking.sizes(frame))
+
+
+def masks_in(
+    looking: Looking, worded: Worded, frame: int, prediction: Prediction, light_step: bool = False
+) -> list[Mask]:
+    """The masks of :func:`answer_on`, of what the network said."""
     segments = postprocess(worded.rule, prediction)
+    pointed = worded.rule.task.select == "best" and looking.model.config.memory.sketch
     if pointed and light_step and segments.masks.any():
         segments = _outlined(looking.picture(frame), prediction, segments)
     return [mask for _, mask in masks_of(worded, segments)]

@@ -1,0 +1,123 @@
+"""``python -m backend preannotate``: predictions for the tasks of a project, so that the most useful come first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from backend.errors import SettingsError
+from backend.export_command import progress_bar, told, write_result
+from backend.file_cache import FileCache
+from backend.frames import DecodedPictures
+from backend.label_studio_api import LabelStudioApi
+from backend.media import MediaFetcher
+from backend.preannotate_tasks import HELP
+from backend.settings import Settings
+from backend.warming import frames_by
+
+_RATE = 20.0
+
+
+def preannotate_tasks(
+    project: Annotated[int, typer.Option(help="Id of the Label Studio project.", min=1)],
+    tasks: Annotated[list[str] | None, typer.Option(help=f"Which tasks: {HELP}")] = None,
+    labels: Annotated[str, typer.Option(help="Only these labels of the project, with commas.")] = "",
+    prompt: Annotated[str, typer.Option(help="Ask for this text instead of the labels' names.")] = "",
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="So many new predictions at most, of tasks spread evenly over all.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Where the model runs: local.")] = "local",
+    model: Annotated[str | None, typer.Option(help="nano, x2sam-4b, a directory, or auto. See X2SAM_MODEL.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto. See X2SAM_DEVICE.")] = None,
+    model_version: Annotated[
+        str, typer.Option(help="Name of these predictions; by default the model's, which serve gives as well.")
+    ] = "",
+    use: Annotated[
+        bool, typer.Option("--use", help="Show these predictions and hand tasks out by their scores from now on.")
+    ] = False,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Requests to Label Studio per second at most; 0: no limit.")
+    ] = _RATE,
+    review: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page of pictures with masks, the most doubtful first.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
+) -> None:
+    """Predicts what the labels name, in every task without annotations. Run again after a stop: it goes on.
+
+    A prediction's score is lowest where the answer is probably wrong and nothing like it comes before: by "Uncertainty
+    sampling" Label Studio hands out the most useful tasks first.
+    """
+    console = Console(stderr=True)
+    with told(console):
+        settings = Settings.from_environment().with_options(model=model, device=device)
+        # late: the model's base class depends on what is installed
+        from backend.preannotate import Wanted, preannotate
+        from backend.preannotate_engines import ENGINES, Place
+        from backend.wsgi import loader_for
+
+        if engine not in ENGINES:
+            raise SettingsError(f"There is no engine {engine!r}; choose one of {', '.join(ENGINES)}.")
+        api = LabelStudioApi(settings, rate=rate)
+        folder = Path(settings.state_dir).expanduser() / "preannotate"
+        listed = tuple(label.strip() for label in labels.split(",") if label.strip())
+        wanted = Wanted(project, tuple(tasks or ()), listed, prompt.strip(), budget, model_version.strip(), use)
+        place = Place(settings, folder, loader_for)
+        with progress_bar() as report:
+            done = preannotate(api, wanted, lambda asked: ENGINES[engine](place, asked), folder, report)
+        result = asdict(done)
+    _tell(done)
+    with told(console):
+        if review is not None:
+            result["review"] = _review(api, settings, done, folder, review)
+        write_result(json_file, result)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _review(api: LabelStudioApi, settings: Settings, done, folder: Path, out: Path) -> int:
+    """Writes the page; how many tasks it shows."""
+    from backend.label_config import parse_label_config
+    from backend.preannotate import state_path
+    from backend.preannotate_review import Shown, write_review
+    from backend.preannotate_state import State
+
+    state = State(state_path(folder, api.url, done.project, done.model_version))
+    try:
+        sent = [one for one in state.all() if one.prediction is not None]
+    finally:
+        state.close()
+    config = parse_label_config(api.project(done.project).get("label_config") or "<View/>")
+    cache = FileCache(
+        Path(settings.media_cache_dir).expanduser(), settings.media_cache_bytes, settings.media_cache_seconds
+    )
+    frames_of = frames_by(settings, MediaFetcher(settings, cache), DecodedPictures(settings.decoded_bytes))
+    url = settings.label_studio_public_url or settings.label_studio_url
+    with progress_bar() as report:
+        shown = Shown(url, done.project, done.model_version)
+        count = write_review(api, shown, sent, config, frames_of, out, report)
+    typer.echo(f"{count} tasks are shown in {out / 'index.html'}.")
+    return count
+
+
+def _tell(done) -> None:
+    there = f", {done.there} had one before" if done.there else ""
+    empty = f", nothing in {done.empty} of them" if done.empty else ""
+    typer.echo(
+        f"{done.sent} predictions of {done.model_version} sent to project {done.project}: {done.masks} masks{empty}"
+        f"{there}; {done.rescored} scores settled."
+    )
+    for task, problem in done.problems.items():
+        typer.echo(f"  task {task}: {problem}", err=True)
+    if done.failed > len(done.problems):
+        typer.echo(f"  and {done.failed - len(done.problems)} more tasks without an answer", err=True)
+    if not done.used:
+        typer.echo(
+            "Label Studio hands tasks out by these scores once the project has 'Uncertainty sampling' and shows "
+            f"{done.model_version}: give --use, or choose both in its settings.",
+            err=True,
+        )
