@@ -158,7 +158,8 @@ class LocalPredictor:
     def __init__(self, place: Place, asked: Asked):
         settings = place.settings
         # as little besides as can be: no tasks are encoded ahead, and no answer has to be there within a request
-        settings = replace(settings, warm_tasks=0, track_seconds=_TASK_SECONDS, batch_seconds=_TASK_SECONDS)
+        changes = {"warm_tasks": 0, "track_seconds": _TASK_SECONDS, "batch_seconds": _TASK_SECONDS, "engine": "local"}
+        settings = replace(settings, **changes)
         journal = Journal(place.folder, settings.journal_bytes, settings.journal_days * 86400)
         self.config, self.prompt = asked.config(), asked.prompt
         # the version that serves now, to the end of the run, whatever is promoted meanwhile

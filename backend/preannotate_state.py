@@ -117,6 +117,11 @@ class State:
             row = self._database.execute("SELECT * FROM task WHERE task = ?", (task,)).fetchone()
         return _sent(row) if row else None
 
+    def tasks(self) -> set[int]:
+        """The tasks that something is known of."""
+        with _told(self._path):
+            return {task for (task,) in self._database.execute("SELECT task FROM task")}
+
     def all(self) -> list[Sent]:
         """Everything, in order of the tasks' ids."""
         with _told(self._path):

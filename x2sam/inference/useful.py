@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-PICKS = 4096
+PICKS = 2048
 """So many are chosen one by one, each seeing all before it; the others see these only. Bounds time at n * PICKS * D."""
 SHARPNESS = 4.0
 """Likeness is the cosine to this power: only what is much alike counts as a copy."""
