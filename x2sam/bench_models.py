@@ -12,20 +12,24 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from x2sam.config import X2SAMConfig, mid, nano, tiny, x2sam_4b
 from x2sam.data.tokenizer import build_tokenizer
 from x2sam.errors import MeasurementError
+from x2sam.inference.chat_text import STYLES
 from x2sam.inference.engine import Engine
-from x2sam.model.weights import build_empty, save_pretrained
+from x2sam.model.weights import NETWORKS, build_empty, save_pretrained
 from x2sam.model.x2sam import X2SAM
 from x2sam.placement import EMBEDDED, find_model
-from x2sam.training.initialise import initialise
+from x2sam.training.initialise import initialise, initialise_decoder
+from x2sam.xsam_config import xsam, xsam_mid, xsam_tiny
 
 WORDS = "the red circle on the left"
 TOKENS = 1024
 SIZES: dict[str, Callable[[], X2SAMConfig]] = {
-    "tiny": lambda: tiny(TOKENS), "nano": nano, "mid": mid, "4b": x2sam_4b
+    "tiny": lambda: tiny(TOKENS), "nano": nano, "mid": mid, "4b": x2sam_4b, "xsam-tiny": lambda: xsam_tiny(TOKENS),
+    "xsam-mid": xsam_mid, "xsam": xsam,
 }  # fmt: skip
 # seconds that one request may take
 PATIENCE = 3600.0
@@ -50,7 +54,15 @@ def engine_for(size: str, model: str, device: str, dtype: str) -> tuple[Engine, 
     config = SIZES[size]()
     check_memory(size, config, device)
     weights = random_model(config, device, getattr(torch, dtype))
-    return Engine(weights, build_tokenizer([WORDS], TOKENS), size, timeout=PATIENCE), "random", None
+    return Engine(weights, tokenizer_for(config), size, timeout=PATIENCE, hang=PATIENCE), "random", None
+
+
+def tokenizer_for(config: X2SAMConfig) -> PreTrainedTokenizerFast:
+    """A small tokenizer with the marks of the model's family."""
+    marks = STYLES[config.family.chat].tokens
+    tokenizer = build_tokenizer([WORDS], TOKENS - len(marks))
+    tokenizer.add_tokens([mark for mark in marks if mark not in tokenizer.get_vocab()], special_tokens=True)
+    return tokenizer
 
 
 def check_memory(size: str, config: X2SAMConfig, device: str) -> None:
@@ -77,14 +89,28 @@ def random_model(config: X2SAMConfig, device: str, dtype: torch.dtype, seed: int
     """Weights of ``seed``; buffers stay in float32, as in a model that was loaded."""
     torch.manual_seed(seed)
     with torch.device(device):
-        model = X2SAM(config)
+        model = NETWORKS[config.family.network](config)
+    _INITIALISE[config.family.network](model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model.eval().requires_grad_(False)
+
+
+def _initialise_x2sam(model: X2SAM) -> None:
     initialise(model)
     for layer in model.mask_decoder.layers:
         # zero at the start of training: with it the words would have no say
         nn.init.normal_(layer.text_cross_attn.out_proj.weight, std=0.02)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _initialise_xsam(model: X2SAM) -> None:
+    nn.init.trunc_normal_(model.mask_encoder.encoder.pos_embed, std=0.02)
+    nn.init.normal_(model.background.weight, std=0.5)
+    initialise_decoder(model.pixel_decoder, model.mask_decoder)
+
+
+_INITIALISE = {"x2sam": _initialise_x2sam, "xsam": _initialise_xsam}
 
 
 def startup_ms(engine: Engine, directory: Path | None) -> float | None:

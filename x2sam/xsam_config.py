@@ -92,6 +92,25 @@ def of_2026(config: X2SAMConfig) -> X2SAMConfig:
     )
 
 
+def xsam_mid() -> X2SAMConfig:
+    """For benchmarks, random weights: text 12 x 1024, SigLIP 12 x 512, SAM 12 x 512, pictures as large as published."""
+    published = xsam()
+    return replace(
+        published,
+        name="xsam-mid",
+        text=phi3_text(
+            vocab_size=4096, hidden_size=1024, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=8,
+            num_key_value_heads=8,
+        ),
+        vision=siglip_vision(hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8),
+        mask_encoder=replace(
+            published.mask_encoder, width=512, blocks=12, heads=8, ffn=2048, global_blocks=(2, 5, 8, 11),
+            taps=(6, 9, 12), region_tap=11, connector_width=256,
+        ),
+        pixel_decoder=replace(published.pixel_decoder, in_channels=(256, 512, 1024)),
+    )  # fmt: skip
+
+
 def xsam_tiny(vocab_size: int = 568) -> X2SAMConfig:
     """For tests, random weights: every part is there, and questions are longer than the window of attention."""
     width = 32

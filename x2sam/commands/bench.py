@@ -18,6 +18,9 @@ class Size(StrEnum):
     nano = "nano"
     mid = "mid"
     published = "4b"
+    xsam_tiny = "xsam-tiny"
+    xsam_mid = "xsam-mid"
+    xsam = "xsam"
 
 
 class Dtype(StrEnum):
@@ -27,7 +30,7 @@ class Dtype(StrEnum):
 
 
 def bench(
-    size: Annotated[Size, typer.Option(help="nano, or tiny, mid and 4b with random weights.")] = Size.nano,
+    size: Annotated[Size, typer.Option(help="nano, or the others with random weights.")] = Size.nano,
     model: Annotated[str, typer.Option(help="Measure this model instead of --size; a name or a directory.")] = "auto",
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Number format; equal outputs are asserted in float32.")] = Dtype.auto,

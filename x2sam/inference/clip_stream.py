@@ -17,7 +17,8 @@ class ClipStream:
 
     def __init__(self, model: X2SAM, condition: Condition, rules: Mapping[str, Rule]):
         self.model, self.condition, self.rules = model, condition, dict(rules)
-        self.memory = MaskMemory(model.config.memory.slots)
+        # a model without memory is asked about single pictures, after which nothing is remembered
+        self.memory = MaskMemory(max(1, model.config.memory.slots))
         self.time = 0
         self._states: dict[str, State | None] = {name: new_state(rule) for name, rule in self.rules.items()}
 

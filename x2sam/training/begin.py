@@ -71,7 +71,10 @@ def begin_stage3(config: TrainConfig) -> tuple[X2SAM, object]:
 
 
 def _whole_model(directory: str) -> tuple[X2SAM, object]:
-    return X2SAM.from_pretrained(directory).requires_grad_(True), load_tokenizer(Path(directory) / "tokenizer")
+    model = X2SAM.from_pretrained(directory)
+    if not model.config.remembers:
+        raise TrainingError(f"{directory} is {model.config.family.title}; what is trained here begins with X2SAM")
+    return model.requires_grad_(True), load_tokenizer(Path(directory) / "tokenizer")
 
 
 def _from_parts(settings: ModelConfig) -> tuple[X2SAM, object]:

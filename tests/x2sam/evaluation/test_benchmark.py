@@ -8,6 +8,7 @@ import torch
 
 from x2sam.data.task_sample import TaskSample
 from x2sam.data.tasks import find_task
+from x2sam.errors import PicturesOnlyError
 from x2sam.evaluation.benchmark import QUIRKS, BenchmarkModel, rules_of
 from x2sam.evaluation.protocol import Chunk, Protocol, Question, plan
 from x2sam.inference.conversation import Query, render
@@ -160,3 +161,16 @@ def test_the_engine_forgets_a_chunk(tiny_engine):
         looked.looking.features(0)
         assert len(tiny_engine.cache)
     assert not len(tiny_engine.cache)
+
+
+@pytest.mark.parametrize("task", ["refseg", "reaseg", "genseg", "vgdseg", "intseg", "gcgseg"])
+def test_a_model_for_pictures_is_scored_on_pictures(xsam_engine, task):
+    labels, items = ((0, 1), ("a dog", "a cat")) if task in ("genseg", "vgdseg") else ((0,), ("a dog",))
+    for question, (answer,) in ask(xsam_engine, made(task, labels=labels, items=items), prompt="box"):
+        assert question.task.modality == "image"
+        assert all(view.masks.shape[1:] == (HEIGHT, WIDTH) for view in answer.views.values())
+
+
+def test_a_model_for_pictures_refuses_clips(xsam_engine):
+    with pytest.raises(PicturesOnlyError, match="x2sam-4b or nano"):
+        ask(xsam_engine, made("refseg", 2, items=("a dog",)))

@@ -3,16 +3,19 @@ clear words where a memory would be needed."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from x2sam.errors import PicturesOnlyError, PromptError
+from x2sam.errors import PicturesOnlyError, PromptError, TrainingError
 from x2sam.inference.engine import Engine
 from x2sam.inference.object_rounds import picture_part
 from x2sam.inference.preprocess import FrameSizes
 from x2sam.straightforward import watched
 from x2sam.structures import Point, Prompt
+from x2sam.training.begin import begin_episodes
 
 HEIGHT, WIDTH = 45, 70
 
@@ -119,6 +122,8 @@ def test_a_saved_model_answers_alike(tiny_xsam, clip, tmp_path):
     model, tokenizer = tiny_xsam
     model.save_pretrained(tmp_path / "model", tokenizer)
     prompt = Prompt(points=(Point(20, 20),))
+    with pytest.raises(TrainingError, match=r"is X-SAM of 2025; what is trained here begins with X2SAM"):
+        begin_episodes(SimpleNamespace(model=SimpleNamespace(start=str(tmp_path / "model"))))
     with Engine.load(tmp_path / "model", "cpu") as engine, Engine(model, tokenizer, "one") as other:
         assert engine.model.config == model.config
         one, two = (e.open(clip[0]).segment(prompt)[0] for e in (engine, other))
