@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,8 +72,8 @@ class Event:
 class EventLog:
     """Events of one server. Threads share one. Where no journal is kept the last few are known until the end only."""
 
-    def __init__(self, journal: Journal, clock: Callable[[], float] = time.time):
-        self._journal, self._clock = journal, clock
+    def __init__(self, journal: Journal, clock: Callable[[], float] | None = None):
+        self._journal, self._clock = journal, clock or journal.clock
         self._unkept: deque[Event] = deque(maxlen=_UNKEPT)
         self._numbers = 0
 

@@ -7,13 +7,13 @@ import hashlib
 import os
 import tempfile
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import MediaDiskError
+from backend.steady_clock import SteadyClock
 
 _SUFFIX = ".media"
 _PART = ".part"
@@ -38,11 +38,11 @@ class FileCache:
     opening it, and then fetches it again.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, max_age: float, clock: Callable[[], float] = time.time):
+    def __init__(self, folder: Path, max_bytes: int, max_age: float, clock: Callable[[], float] | None = None):
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_age = max_age
-        self._clock = clock
+        self._clock = clock or SteadyClock()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, CachedFile] = OrderedDict()
         self.hits = self.misses = 0

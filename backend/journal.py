@@ -24,6 +24,7 @@ from backend.journal_codec import BROKEN, name_of, pack_step, parts_of, unpack_s
 from backend.journal_file import JournalError, JournalFile
 from backend.protocol import whole_text
 from backend.remembered import STEPS, Step
+from backend.steady_clock import SteadyClock
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,14 @@ def _storable(value: Any) -> Any:
     return whole_text(value) if isinstance(value, str) else value
 
 
+NOW = object()
+"""Stands among the values of a row for the time at which it is noted."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One change: a statement with its values. ``proposed``: it can be made again, so it is given up first."""
+    """One change: a statement with its values, :data:`NOW` among them for the time. ``proposed``: it can be made again,
+    so it is given up first."""
 
     statement: str
     values: tuple[Any, ...]
@@ -75,10 +81,11 @@ class Journal:
     """Threads share one. ``folder`` None keeps nothing; what is older than ``max_age`` seconds is let go."""
 
     def __init__(
-        self, folder: Path | None, max_bytes: int, max_age: float, clock: Callable[[], float] = time.time,
+        self, folder: Path | None, max_bytes: int, max_age: float, clock: Callable[[], float] | None = None,
         wait: float = _OPEN_SECONDS,
     ):  # fmt: skip
-        self._folder, self._max_bytes, self._max_age, self._clock = folder, max_bytes, max_age, clock
+        self._folder, self._max_bytes, self._max_age = folder, max_bytes, max_age
+        self.clock = clock or SteadyClock()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._owed: deque[Row] = deque()
@@ -112,7 +119,8 @@ class Journal:
         """Takes note of changes; they are written by :meth:`flush`."""
         if self._closed:
             return
-        rows = [replace(row, values=tuple(map(_storable, row.values))) for row in rows]
+        now = self.clock()
+        rows = [replace(row, values=tuple(now if v is NOW else _storable(v) for v in row.values)) for row in rows]
         with self._lock:
             self._owed.extend(rows)
             self._owed_bytes += sum(row.nbytes for row in rows)
@@ -165,7 +173,7 @@ class Journal:
     def step_rows(self, task_id: str, object_id: str, prompts: Sequence[tuple], step: Step) -> list[Row]:
         """An answer about an object, and the prompts that it was an answer to."""
         owner = name_of(task_id, object_id)
-        values = (owner, step.page, int(step.tracked), pack_step(step), self._clock())
+        values = (owner, step.page, int(step.tracked), pack_step(step), self.clock())
         added = Row("INSERT INTO step (owner, page, tracked, about, made) VALUES (?, ?, ?, ?, ?)", values, step.tracked)
         named = [Row("INSERT OR REPLACE INTO prompt VALUES (?, ?)", (name_of(*key), owner)) for key in prompts]
         return [added, *named]
@@ -245,7 +253,7 @@ class Journal:
 
     def _trim(self, database: Connection) -> None:
         """Lets go of what is too old, then, in the order of :data:`_EVICTED`, of what does not fit."""
-        oldest = self._clock() - self._max_age
+        oldest = self.clock() - self._max_age
         old = "SELECT id FROM track WHERE state != 'running' AND changed < ?"
         database.exec_driver_sql(f"DELETE FROM mask WHERE track IN ({old})", (oldest,))
         database.exec_driver_sql("DELETE FROM track WHERE state != 'running' AND changed < ?", (oldest,))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from backend.carried import Carried, Known
-from backend.journal import Journal, Row
+from backend.journal import NOW, Journal, Row
 from backend.journal_codec import BROKEN, name_of, pack, parts_of, unpack
 from backend.tracking import Reach
 
@@ -66,7 +65,7 @@ def record_rows(record: TrackRecord) -> list[Row]:
         record.tries,
         pack(words, masks),
         record.made,
-        record.made,
+        NOW,
     )
     return [Row("INSERT OR REPLACE INTO track VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)]
 
@@ -74,7 +73,7 @@ def record_rows(record: TrackRecord) -> list[Row]:
 def state_rows(track_id: str, state: str, problem: str | None = None, tries: int = 0) -> list[Row]:
     """How a track stands."""
     statement = "UPDATE track SET state = ?, problem = ?, tries = ?, changed = ? WHERE id = ?"
-    return [Row(statement, (state, problem, tries, time.time(), track_id))]
+    return [Row(statement, (state, problem, tries, NOW, track_id))]
 
 
 def mask_rows(track_id: str, page: int, masks: Mapping[str, Known]) -> list[Row]:

@@ -7,17 +7,21 @@ device is lost to it does the same, and another one takes its place and loads th
 
 from __future__ import annotations
 
+import errno
+import resource
+import selectors
 import signal
 import socket
 import struct
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from backend.app import close_app
 from backend.settings import Settings
@@ -25,6 +29,8 @@ from backend.wsgi import build
 
 _CLOSING_SECONDS = 5.0  # for closing the model after the last answer
 _PAGE_THREADS = 64  # for pages of videos, of which each browser asks for six at a time: they wait for one decoder
+_CONNECTIONS, _OTHER_FILES = 4096, 512
+_HEAD_BYTES = 64 << 10
 _SWITCH_SECONDS = 0.001  # how long a thread keeps Python's lock: short, so that /health gets its turn
 
 
@@ -46,6 +52,7 @@ class Server(BaseApplication):
             "workers": 1,
             "worker_class": DrainingWorker,
             "threads": self._settings.threads + _PAGE_THREADS,
+            "worker_connections": _connections(),
             "timeout": 120,
             "graceful_timeout": int(self._settings.drain_seconds + _CLOSING_SECONDS) + 1,
             "proc_name": "x2sam-backend",
@@ -72,11 +79,54 @@ class DrainingWorker(ThreadWorker):
     """A gunicorn worker that finishes its work before it stops to listen."""
 
     def init_process(self) -> None:
+        self._halves: list[TConn] = []
         seconds = self.app.settings.body_seconds
         silence = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         for listener in self.sockets:  # connections inherit it: a silent client must not keep a thread
             listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
         super().init_process()
+
+    def accept(self, listener: Any) -> None:
+        """A new connection waits here for the head of its request, and not in a thread: a thousand silent ones take
+        none away from others."""
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED):
+                return
+            raise
+        self.nr_conns += 1
+        conn = TConn(self.cfg, client, address, listener.getsockname())
+        conn.timeout = time.monotonic() + self.app.settings.body_seconds
+        self.pending_conns.append(conn)
+        self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def on_pending_socket_readable(self, conn: TConn, client: Any) -> None:
+        """Something came. Half a head would wake us again and again, so it is looked at with the time."""
+        if _has_head(client):
+            super().on_pending_socket_readable(conn, client)
+        else:
+            self.poller.unregister(client)
+            self._halves.append(conn)
+
+    def murder_pending(self) -> None:
+        """Called about once a second: takes up heads that are whole now, closes what kept silent for too long."""
+        waiting = set(self.pending_conns)
+        self._halves, halves = [], [conn for conn in self._halves if conn in waiting]
+        for conn in halves:
+            if _has_head(conn.sock):
+                self.pending_conns.remove(conn)
+                conn.data_ready = True
+                self.enqueue_req(conn)
+            else:
+                self._halves.append(conn)
+        super().murder_pending()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Told to stop: nobody waits for those who say nothing."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         app = getattr(self, "wsgi", None)
@@ -104,6 +154,26 @@ class DrainingWorker(ThreadWorker):
             self.log.warning("stopping: %d requests were not finished in time", services.admission.running)
             services.engines.close()  # what waits is told so
         super().handle_exit(sig, frame)
+
+
+def _has_head(client: socket.socket) -> bool:
+    """Whether a thread can read the head of a request at once, or there is nothing to wait for."""
+    try:
+        came = client.recv(_HEAD_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return not came or b"\r\n\r\n" in came or len(came) == _HEAD_BYTES
+
+
+def _connections() -> int:
+    """How many connections may be open at once: files and pictures need a few handles too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _CONNECTIONS + _OTHER_FILES:
+        soft = min(_CONNECTIONS + _OTHER_FILES, hard) if hard != resource.RLIM_INFINITY else _CONNECTIONS + _OTHER_FILES
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(64, min(_CONNECTIONS, soft - _OTHER_FILES))
 
 
 class PlainLogger(glogging.Logger):

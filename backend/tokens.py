@@ -24,7 +24,7 @@ class LabelStudioToken:
     ``exchange(personal token)`` asks Label Studio for an access token; it is called only for personal tokens.
     """
 
-    def __init__(self, api_key: str, exchange: Exchange, clock: Callable[[], float] = time.time):
+    def __init__(self, api_key: str, exchange: Exchange, clock: Callable[[], float] = time.monotonic):
         self._key = api_key
         self._exchange = exchange
         self._clock = clock

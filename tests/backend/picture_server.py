@@ -26,7 +26,7 @@ def picture_bytes(width: int = 640, height: int = 480, fmt: str = "PNG", **optio
 class PictureServer:
     """Serves ``files`` by their ``?d=`` name or path. ``seen`` has the path and headers of every request."""
 
-    def __init__(self):
+    def __init__(self, port: int = 0):
         self.files = {
             "frames": picture_bytes(1280, 720, "JPEG"),
             "imgs": picture_bytes(640, 480),
@@ -54,7 +54,7 @@ class PictureServer:
             def do_POST(self):
                 owner._post(self)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
