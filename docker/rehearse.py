@@ -245,8 +245,10 @@ class Rehearsal:
                     raise RehearsalError("the health check does not pass")
                 time.sleep(2)
             self._tell(stage, f"HEALTHCHECK {shlex.join(stage.health)}", "run", time.monotonic() - begun)
-        finally:
-            _stop(server, stage.stop)
+        except BaseException:
+            _stop(server, signal.SIGKILL)
+            raise
+        _stop(server, stage.stop)
         command = shlex.join(stage.entry + stage.command)
         self._tell(stage, f"CMD {command} as {stage.user}, root read-only", "run")
 
@@ -273,7 +275,9 @@ def _stop(server: subprocess.Popen, how: int) -> None:
     try:
         server.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        server.kill()
+        for pid in inner:  # with the first process of the namespace all of them end
+            os.kill(int(pid), signal.SIGKILL)
+        server.wait()
         raise RehearsalError("the server did not end when told to") from None
 
 
