@@ -66,8 +66,8 @@ def import_videos(
             failed.append(file.name)
             continue
         typer.echo(_sentence(done[-1], project))
-        if done[-1].missing:
-            errors.print(_ends_early(done[-1]), style="yellow", markup=False, highlight=False)
+        for note in _notes(done[-1]):
+            errors.print(note, style="yellow", markup=False, highlight=False)
     if done and not upload:
         typer.echo(f"Browsers fetch the pages from {settings.public_url} (BACKEND_PUBLIC_URL).")
     if json_file is not None:
@@ -129,11 +129,18 @@ def _sentence(done: Imported, project: int) -> str:
     return f"{done.video.name}: {done.pages} pages in project {project}, {done.created} tasks made{there}."
 
 
-def _ends_early(done: Imported) -> str:
-    return (
-        f"{done.video.name} ends early: its last {done.missing:.1f} s, which its header promises, are not there. All "
-        "frames before that are imported; get the whole file if the rest is needed."
-    )
+def _notes(done: Imported) -> Iterator[str]:
+    """What somebody should know who thinks that all is well."""
+    if done.missing:
+        yield (
+            f"{done.video.name} ends early: its last {done.missing:.1f} s, which its header promises, are not there. "
+            "All frames before that are imported; get the whole file if the rest is needed."
+        )
+    if done.overlapping:
+        yield (
+            f"{done.video.name}: {done.overlapping} tasks that were there show some of the same frames, cut in another "
+            "way (--pages, --range). Delete those that are not wanted, else people label these frames twice."
+        )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from backend.video_pages import (
     batches,
     identity,
     identity_of,
+    overlapping_tasks,
     pick_frames,
     plan_clips,
     task_data,
@@ -52,13 +53,15 @@ class Wanted:
 @dataclass(frozen=True)
 class Imported:
     """What there is now: ``tasks`` are ids in order of time, ``created`` of them new. ``missing`` are seconds at the
-    end that the file's header promises and that can't be read."""
+    end that the file's header promises and that can't be read; ``overlapping`` tasks that were there show some of the
+    same frames, cut in another way."""
 
     video: Video
     pages: int
     tasks: list[int]
     created: int
     missing: float = 0.0
+    overlapping: int = 0
 
     def as_json(self) -> dict[str, Any]:
         height, width = self.video.size
@@ -73,6 +76,7 @@ class Imported:
             "tasks": self.tasks,
             "created": self.created,
             "missing_seconds": round(self.missing, 3),
+            "overlapping": self.overlapping,
         }
 
 
@@ -106,6 +110,7 @@ class Importer:
                 raise FramesError(f"{video.name} has {video.frames} frames and no frame in the range asked for")
             known = self._known(wanted.project, video)
             missing = [clip for clip in clips if identity(video, clip, wanted.fps) not in known]
+            overlapping = overlapping_tasks(known, {identity(video, clip, wanted.fps): clip for clip in clips})
             self._report("tasks", len(clips) - len(missing), len(clips))
             missing_seconds = reader.missing
             pages = self._uploaded(reader, video, wanted) if wanted.upload else self._served(video, wanted)
@@ -117,7 +122,8 @@ class Importer:
                 known |= {identity_of(entry): task for entry, task in zip(data, ids, strict=True)}
                 self._report("tasks", sum(identity(video, clip, wanted.fps) in known for clip in clips), len(clips))
         tasks = [known[identity(video, clip, wanted.fps)] for clip in clips]
-        return Imported(video, sum(len(clip.frames) for clip in clips), tasks, len(missing), missing_seconds)
+        pages_in_all = sum(len(clip.frames) for clip in clips)
+        return Imported(video, pages_in_all, tasks, len(missing), missing_seconds, overlapping)
 
     def _pages_key(self, project: int) -> str:
         """The entry of a task's data where the project looks for pages."""

@@ -7,7 +7,7 @@ picked and the number is the frame's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,23 @@ def identity(video: Video, clip: Clip, fps: float | None) -> tuple[Any, ...]:
 def identity_of(data: Mapping[str, Any]) -> tuple[Any, ...]:
     """The same of a task that is there, from its data."""
     return (data.get("video_fps"), data.get("start_frame"), data.get("source_frames"))
+
+
+def overlapping_tasks(known: Iterable[tuple[Any, ...]], wanted: Mapping[tuple[Any, ...], Clip]) -> int:
+    """How many tasks, by :func:`identity_of`, show some of the frames of wanted clips at the same rate, but are none of
+    them: they were cut with other pages per task, or of another range."""
+    rates = {rate for rate, *_ in wanted}
+    frames = {frame for clip in wanted.values() for frame in clip.frames}
+    others = [one for one in known if one not in wanted and one[0] in rates]
+    return sum(any(frame in frames for frame in _shown(span)) for *_, span in others)
+
+
+def _shown(span: Any) -> range:
+    """The frames from the first to the last of a task; none for what is no span."""
+    ends = str(span).split("-")
+    if len(ends) != 2 or not all(end.isascii() and end.isdecimal() and len(end) < 10 for end in ends):
+        return range(0)
+    return range(int(ends[0]), int(ends[1]) + 1)
 
 
 def _rate(video: Video, fps: float | None) -> float:

@@ -21,7 +21,7 @@ from backend.video_addresses import frame_address, split_address
 from backend.video_frames import VideoFrames
 from backend.video_import import renewed_data
 from backend.video_library import VideoLibrary
-from backend.video_pages import Clip, parse_range, pick_frames, plan_clips
+from backend.video_pages import Clip, overlapping_tasks, parse_range, pick_frames, plan_clips
 from x2sam.data.video_index import SLACK
 
 BASE = "http://pages.test:9090"
@@ -150,6 +150,22 @@ def test_a_deleted_task_comes_back(video, label_studio, clip):
     del label_studio.all_tasks[1]
     assert "1 tasks made, 2 were there." in video("import", clip, "--project", 1, "--pages", 8)
     assert sorted(task["data"]["start_frame"] for task in label_studio.tasks()) == [0, 8, 16]
+
+
+def test_frames_that_are_in_tasks_already(video, label_studio, clip, tmp_path):
+    video("import", clip, "--project", 1, "--pages", 8)  # 0-7, 8-15, 16-19
+    told = video("import", clip, "--project", 1, "--range", "6:12", "--json", tmp_path / "o")
+    assert "clip.mp4: 2 tasks that were there show some of the same frames" in " ".join(told.split())
+    assert json.loads((tmp_path / "o").read_text())["videos"][0]["overlapping"] == 2
+    # the task with 6-11 now overlaps two of three tasks that are wanted again
+    assert "1 tasks that were there" in video("import", clip, "--project", 1, "--pages", 8)
+    assert "tasks that were there" not in video("import", clip, "--project", 1, "--fps", 5), "another grid of frames"
+
+
+@pytest.mark.parametrize("span", ["", "7", "a-b", "5-", "1-2-3", None, "9" * 30 + "-1"])
+def test_spans_that_somebody_wrote_by_hand(span):
+    clip = Clip(0, (0, 1, 2))
+    assert overlapping_tasks([(5.0, 0, span)], {(5.0, 0, "0-2"): clip}) == 0
 
 
 def test_rate_and_range(video, label_studio, clip):
