@@ -30,7 +30,7 @@ def preannotate_tasks(
     budget: Annotated[
         int | None, typer.Option(min=1, help="So many new predictions at most, of tasks spread evenly over all.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Where the model runs: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="Where the model runs: local, or ray.")] = "local",
     model: Annotated[str | None, typer.Option(help="nano, x2sam-4b, a directory, or auto. See X2SAM_MODEL.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto. See X2SAM_DEVICE.")] = None,
     model_version: Annotated[

@@ -21,7 +21,7 @@ from backend.app import close_services, create_services, models_folder
 from backend.categories import category_ask
 from backend.clip_words import session_on
 from backend.engines import BATCH_PRIORITY, EngineLoader
-from backend.errors import EXPECTED, LabelConfigError
+from backend.errors import EXPECTED, LabelConfigError, SettingsError
 from backend.evidence import Work
 from backend.hot_swap import HotSwap, VersionLoader
 from backend.journal import Journal
@@ -238,5 +238,15 @@ def _local(place: Place, asked: Asked) -> Iterator[Predictor]:
         predictor.close()
 
 
-ENGINES: Mapping[str, Callable[[Place, Asked], AbstractContextManager[Predictor]]] = {"local": _local}
+@contextmanager
+def _ray(place: Place, asked: Asked) -> Iterator[Predictor]:
+    try:
+        from backend.preannotate_ray import on_ray
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"--engine ray needs {error.name}: pip install 'ray[serve,data]'.") from error
+    with on_ray(place, asked) as predictor:
+        yield predictor
+
+
+ENGINES: Mapping[str, Callable[[Place, Asked], AbstractContextManager[Predictor]]] = {"local": _local, "ray": _ray}
 """``--engine``: how a predictor is opened, and closed when all is done."""

@@ -28,7 +28,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from backend.engines import Engine
+from backend.engines import BATCH_PRIORITY, Engine, Survey
 from backend.errors import EngineLostError, ModelUnavailableError
 from backend.frame_recipes import recipe_of
 from backend.ray_board import Board
@@ -171,8 +171,11 @@ class RaySession:
         options = {"frame": frame, "priority": priority, "replaces": replaces}
         return self._engine.ask(Question(self._media, "segment", (prompt,), options))
 
-    def chat(self, question: str, frame: int = 0) -> tuple[str, list[Mask]]:
-        return self._engine.ask(Question(self._media, "chat", (question,), {"frame": frame}))
+    def survey(self, prompt: Prompt, frame: int = 0, priority: int = BATCH_PRIORITY) -> Survey:
+        return self._engine.ask(Question(self._media, "survey", (prompt, frame, priority)))
+
+    def chat(self, question: str, frame: int = 0, replaces: Turn | None = None) -> tuple[str, list[Mask]]:
+        return self._engine.ask(Question(self._media, "chat", (question,), {"frame": frame, "replaces": replaces}))
 
     def prepare(self, frame: int = 0) -> int:
         return self._engine.ask(Question(self._media, "prepare", (frame,)))
@@ -317,6 +320,22 @@ def _deployment(settings: Settings) -> Any:
             "target_ongoing_requests": settings.ray_load,
         },
     )
+
+
+@contextlib.contextmanager
+def connected(settings: Settings) -> Iterator[None]:
+    """Meanwhile this process is connected to the cluster of the settings, or to one on this machine that then ends.
+
+    :raises ModelUnavailableError: it can't be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _connect(settings)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _connect(settings: Settings) -> None:

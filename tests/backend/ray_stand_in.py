@@ -11,7 +11,7 @@ PAGE_SECONDS = 0.05
 
 
 class PlacedSession(FakeSession):
-    def chat(self, question, frame=0):
+    def chat(self, question, frame=0, replaces=None):
         return str(os.getpid()), []
 
 

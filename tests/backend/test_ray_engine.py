@@ -188,3 +188,19 @@ def test_recipes_are_of_what_was_opened(frames, kitchen):
 def test_features_on_disk_are_of_one_process():
     with pytest.raises(SettingsError, match="X2SAM_FEATURES_DIR"):
         Settings(engine="ray", features_dir="/somewhere", features_disk_bytes=1)
+
+
+def test_it_has_the_face_of_an_engine():
+    """Every method of the protocols, with the same parameters: what calls one calls the other."""
+    import inspect
+
+    from backend import engines
+    from backend.ray_engine import RayEngine, RaySearch, RaySession
+
+    for ours, face in ((RayEngine, engines.Engine), (RaySession, engines.Session), (RaySearch, engines.ClipSearch)):
+        for name, member in vars(face).items():
+            if not name.startswith("_") and inspect.isfunction(member):
+                assert list(inspect.signature(getattr(ours, name)).parameters) == list(
+                    inspect.signature(member).parameters
+                ), (face, name)
+        assert all(hasattr(ours, name) for name, member in vars(face).items() if isinstance(member, property))
