@@ -53,6 +53,20 @@ def test_pycocotools_reads_and_scores_the_coco_file(export):
     assert read(out / "manifest.json")["skipped"] == {"sizeless": {"count": 1, "first_tasks": [4]}}
 
 
+def test_supervision_reads_the_coco_file(export, tmp_path):
+    supervision = pytest.importorskip("supervision", reason="pip install supervision")
+    mask = blob()
+    out = export.run([task(1, annotation(items(mask)))], "coco")
+    (picture,) = read(out / "annotations.json")["images"]
+    path = tmp_path / "pictures" / picture["file_name"]
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((*mask.shape, 3), np.uint8)).save(path)
+    annotations = str(out / "annotations.json")
+    data = supervision.DetectionDataset.from_coco(str(tmp_path / "pictures"), annotations, force_masks=True)
+    ((_, _, found),) = list(data)
+    assert (found.mask[0] == mask).all() and data.classes[found.class_id[0]] == "cat"
+
+
 def test_every_kind_of_region_is_in_the_coco_file(export):
     size = {"original_width": 60, "original_height": 40, "image_rotation": 0, "to_name": "image", "origin": "manual"}
     shapes = {

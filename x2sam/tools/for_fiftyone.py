@@ -1,8 +1,4 @@
-"""Masks to and from FiftyOne (extra ``fiftyone``): its samples hold them as detections, each with a part of a picture.
-
-What was exported as COCO is read by ``fiftyone.Dataset.from_dir(dataset_type=fiftyone.types.COCODetectionDataset)``
-itself.
-"""
+"""Masks to and from FiftyOne (extra ``fiftyone``): its samples hold them as detections, each with a part of the frame."""
 
 from __future__ import annotations
 
