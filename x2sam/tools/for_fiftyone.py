@@ -1,4 +1,4 @@
-"""Masks to and from FiftyOne (extra ``fiftyone``): its samples hold them as detections, each with a part of the frame."""
+"""Masks to and from FiftyOne (extra ``fiftyone``): its samples hold them as detections, each a part of the frame."""
 
 from __future__ import annotations
 
