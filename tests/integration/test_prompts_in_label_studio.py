@@ -164,6 +164,24 @@ def test_one_labels_tag_for_plain_ones(fake, ann, shape):
     assert not LabelInterface(xml).validate_prediction({"result": items}, return_errors=True)
 
 
+def test_labels_that_tasks_name(fake, ann):
+    """As in Label Studio's own templates: ``value="$labels"`` on a tag, and the labels in the data of the task."""
+    server = fake.label_studio
+    xml = """<View><Image name="image" value="$image"/>
+      <KeyPointLabels name="point" toName="image" smart="true" value="$labels"/>
+      <PolygonLabels name="outline" toName="image" value="$labels"/></View>"""
+    project = server.create_project("labels in tasks", xml)
+    server.serve_folder(project, server.files_root / "made")
+    (task,) = server.import_tasks(project, [{"image": PICTURE, "labels": [{"value": "Car"}, {"value": "Person"}]}])
+    backend = server.attach_backend(project, fake.url)
+    outline = only(ann.ask(backend, task, click(*DISC, SIZE, "d-1", "Person")))
+    assert (outline["type"], outline["value"]["polygonlabels"]) == ("polygonlabels", ["Person"])
+    server.api("POST", f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}",
+               {"selectedItems": {"all": True, "excluded": []}})  # fmt: skip
+    (prediction,) = server.api("GET", f"/api/predictions/?project={project}")
+    assert [item["value"]["polygonlabels"] for item in prediction["result"]] == [["Car"], ["Person"]]
+
+
 def test_hints_for_retrieving_predictions(fake, ann):
     server = fake.label_studio
     xml = (CONFIGS / "image_panoptic.xml").read_text(encoding="utf-8").replace('"Road"', '"unseen"')
