@@ -265,6 +265,9 @@ def learning(
     seeds: Annotated[int, typer.Option(min=1, help="How often each is measured, with other masks.")] = 3,
     steps: Annotated[int, typer.Option(min=0, help="Of each training; 0: as in service.")] = 0,
     rate: Annotated[float, typer.Option(min=0, help="Of learning; 0: as in service.")] = 0.0,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the new weights in the mean with those before; 0: as in service.")
+    ] = 0.0,
     elsewhere: Annotated[
         Path | None, typer.Option(help="Labelled pictures of other kinds; default: generated scenes.")
     ] = None,
@@ -302,7 +305,8 @@ def learning(
         def load(directory: Path) -> Engine:
             return Engine.load(directory, place, timeout=PATIENT, hang=PATIENT)
 
-        domain, wanted = Domain(LabelMapDataset(data), source, shift), Adaptation(steps, rate)
+        domain = Domain(LabelMapDataset(data), source, shift)
+        wanted = Adaptation(steps, rate, share=share or Adaptation.share)
         found = evaluate_learning(
             load, find_model(model), domain, out, counts, range(seeds), wanted, elsewhere, pictures, clicks, place,
             told,
