@@ -22,7 +22,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoTokenizer, Phi3Config, PreTrainedConfig, Qwen3VLConfig
+from transformers import AutoTokenizer, Phi3Config, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3VLConfig
 
 from x2sam.config import X2SAMConfig, x2sam_4b
 from x2sam.data.tokenizer import PHRASE_CLOSE, PHRASE_OPEN, SEG
@@ -43,6 +43,7 @@ from x2sam.model.weights import (
 )
 from x2sam.xsam_config import xsam, xsam_2026
 
+_SPOKEN = f"\nA cat  and {PHRASE_OPEN}the red ball{PHRASE_CLOSE}, it is {SEG}.\n"
 ADDED_TOKENS = (SEG, PHRASE_OPEN, PHRASE_CLOSE)
 STEPS = 5
 Progress = Callable[[str], None]
@@ -80,7 +81,7 @@ def convert(
     family = FAMILIES[layout.network]
     # the configuration first: the tokenizer's reader looks at it too, and is less clear about what is wrong
     stated = family.over_base(shape, base)
-    tokenizer = extended_tokenizer(base, STYLES[layout.chat], family.base)
+    tokenizer = extended_tokenizer(base, STYLES[layout.chat], family)
     progress("reading the weights, merging LoRA")
     # handed on without a name, so that what was merged or renamed is not kept beside the result
     state = family.state(read_published(checkpoint), base, shape)
@@ -127,12 +128,13 @@ def put_in_place(part: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def extended_tokenizer(base: Path, style: ChatStyle = QWEN3, name: str = "Qwen3-VL"):
+def extended_tokenizer(base: Path, style: ChatStyle = QWEN3, family: Family | None = None):
     """The base's tokenizer with the three marks of X2SAM; those that it knows already keep their ids."""
-    if not any((base / file).is_file() for file in ("tokenizer.json", "vocab.json", "tokenizer.model")):
-        raise WeightsError(f"{base} has no tokenizer (tokenizer.json); download all of the {name} base model")
+    family = family or FAMILIES["x2sam"]
+    if not any((base / file).is_file() for file in family.tokenizer_files):
+        raise WeightsError(f"{base} has no tokenizer (tokenizer.json); download all of the {family.base} base model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        tokenizer = family.tokenizer.from_pretrained(base, local_files_only=True)
     except (OSError, ValueError) as error:
         raise WeightsError(f"the tokenizer in {base} can't be read ({error}); download the base model again") from error
     known = tokenizer.get_vocab()
@@ -215,20 +217,28 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Family:
-    """How checkpoints for one network are converted: ``base`` names the model below; ``over_base`` puts the sizes that
-    it states into a configuration; ``state`` gives the weights in our names."""
+    """How checkpoints for one network are converted: ``base`` names the model below, ``tokenizer`` reads what one of
+    ``tokenizer_files`` holds; ``over_base`` puts the sizes that it states into a configuration; ``state`` gives the
+    weights in our names."""
 
     base: str
+    tokenizer: type
+    tokenizer_files: tuple[str, ...]
     over_base: Callable[[X2SAMConfig, Path], X2SAMConfig]
     state: Callable[[dict[str, Tensor], Path, X2SAMConfig], dict[str, Tensor]]
 
 
 FAMILIES = {
     "x2sam": Family(
-        "Qwen3-VL", config_over_base, lambda found, base, shape: convert_state(found, read_base(base), shape.lora)
+        "Qwen3-VL", AutoTokenizer, ("tokenizer.json", "vocab.json"), config_over_base,
+        lambda found, base, shape: convert_state(found, read_base(base), shape.lora),
     ),
-    "xsam": Family("Phi-3", phi3_over_base, lambda found, _, shape: convert_complete(found, shape.family)),
-}
+    # read as it is written: the library's own class for it puts the blank before the first piece only
+    "xsam": Family(
+        "Phi-3", PreTrainedTokenizerFast, ("tokenizer.json",), phi3_over_base,
+        lambda found, _, shape: convert_complete(found, shape.family),
+    ),
+}  # fmt: skip
 SHAPES = {"x2sam": x2sam_4b, "xsam-2025": xsam, "xsam-2026": xsam_2026}
 
 
@@ -253,5 +263,6 @@ def _bytes_of(tensor: Tensor) -> Tensor:
 def check_tokenizer(directory: Path, wanted) -> None:
     """What was written must read back with the same ids."""
     again = AutoTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True)
-    if again.get_vocab() != wanted.get_vocab():
+    ids = [one.backend_tokenizer.encode(_SPOKEN, add_special_tokens=False).ids for one in (again, wanted)]
+    if again.get_vocab() != wanted.get_vocab() or ids[0] != ids[1]:
         raise WeightsError("the tokenizer changed when it was saved; update transformers and convert again")

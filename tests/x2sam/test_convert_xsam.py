@@ -102,7 +102,23 @@ def test_the_marks_get_the_ids_behind_the_base_vocabulary(place):
     assert ids == [565, 566, 567]
 
 
-def test_the_layoutof_2026_is_recognised_and_converted(place, stored):
+@pytest.mark.parametrize("stated", [True, False])
+def test_the_tokenizer_is_read_as_it_is_written(place, stated, tiny_xsam):
+    """The published one names a class that would put its blank before the first piece only, and other ids come."""
+    path = Path("base/tokenizer_config.json")
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "tokenizer_class": "LlamaTokenizer", "legacy": False}))
+    if not stated:
+        Path("base/config.json").unlink()
+        Path("shape.json").write_text(json.dumps(xsam_tiny().to_dict()))
+    assert convert().exit_code == 0
+    text = "\nCan you highlight the <p>the red ball</p>?<|end|>\n<|assistant|>\n"
+    with Engine.load("model", "cpu") as engine:
+        ids = engine.interpreter.encoder._ids(text)
+    assert ids == tiny_xsam[1].backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_the_layout_of_2026_is_recognised_and_converted(place, stored):
     save_file(in_2026(stored), "model-2026.safetensors")
     Path("shape.json").write_text(json.dumps(of_2026(xsam_tiny()).to_dict()))
     outcome = convert(checkpoint="model-2026.safetensors")
