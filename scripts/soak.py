@@ -18,6 +18,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -68,10 +69,13 @@ class Diary:
 
     rows: list[tuple[float, str, float, int]] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
+    sentences: Counter = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, kind: str, seconds: float, status: int, odd: str = "") -> None:
+    def note(self, kind: str, seconds: float, status: int, odd: str = "", told: Sequence[str] = ()) -> None:
+        """``told``: the sentences of an answer that has no masks."""
         with self._lock:
+            self.sentences.update(f"{kind}: {re.sub(r'[0-9]+', '#', one)}" for one in told)
             self.rows.append((time.monotonic(), kind, seconds, status))
             if odd and len(self.odd) < 20:
                 self.odd.append(f"{kind}: {odd}")
@@ -145,8 +149,9 @@ class Annotator:
             items = answer.json()["results"][0].get("result", []) if answer.status_code == 200 else []
             status, odd = answer.status_code, "" if answer.status_code == 200 else answer.text[:200]
         except (requests.RequestException, ValueError, LookupError) as error:
-            items, status, odd = [], 0, type(error).__name__
-        self._diary.note(kind, time.perf_counter() - begun, status, odd)
+            items, status, odd = [], 0, f"{type(error).__name__}: {error}"[:200]
+        told = [item["value"]["text"][0] for item in items if item["type"] == "textarea"]
+        self._diary.note(kind, time.perf_counter() - begun, status, odd, told if len(told) == len(items) else ())
         return [item for item in items if item["type"] != "textarea"]
 
     def _click(self, medium: Medium, label: str, tag: str, page: int = 0, positive: bool = True) -> dict:
@@ -222,6 +227,11 @@ class Watch(threading.Thread):
         """How often each kind of error was told so far."""
         found = re.findall(r'^x2sam_(?:predict|http)_errors_total\{error="(\w+)"\} (\S+)', self.numbers(), re.M)
         return Counter({kind: int(float(count)) for kind, count in found})
+
+    def sizes(self) -> dict[str, float]:
+        """What the server says about the sizes of its caches and files, in MiB, and its open sessions."""
+        found = re.findall(r"^(x2sam_(?:\w+_bytes|sessions)) (\S+)", self.numbers(), re.M)
+        return {name: round(float(v) / (2**20 if name.endswith("_bytes") else 1), 1) for name, v in found}
 
     def stop(self) -> None:
         self._end.set()
@@ -318,13 +328,16 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, object]:
                     left = max(0, begin + options.seconds - time.monotonic())
                     print(f"\r{len(diary.rows)} requests, {left:.0f} s left ", end="", file=sys.stderr)
         end = time.monotonic()
-        errors = watch.errors() - before
+        errors, sizes = watch.errors() - before, watch.sizes()
         watch.stop()
     finally:
         if server is not None:
             server.stop()
+            if options.log:
+                shutil.copy(folder / "backend.log", options.log)
     log = (folder / "backend.log").read_text(errors="replace") if server is not None else ""
     told = {"model": options.model, "annotators": options.annotators, "media": len(media), "cores": os.cpu_count()}
+    told |= {"sentences": dict(diary.sentences.most_common(20)), "sizes_mb": sizes}
     told |= {"load_average": {"begin": round(load[0], 1), "end": round(os.getloadavg()[0], 1)}}
     return told | report(diary, watch, begin, end, errors, log)
 
@@ -336,6 +349,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1800.0)
     parser.add_argument("--annotators", type=int, default=8)
     parser.add_argument("--url")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep the server's log here")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

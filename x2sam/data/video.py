@@ -89,6 +89,8 @@ class VideoReader:
                     self._fetch(frame)
                 except av.error.FFmpegError as error:
                     raise self._undecodable(frame) from error
+                if frame not in self._cache:  # what the file says of its pictures is not so
+                    raise self._undecodable(frame)
             self._cache.move_to_end(frame)
             return self._cache[frame]
 
@@ -135,7 +137,7 @@ class VideoReader:
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         try:
-            container = av.open(str(self.path))
+            container = av.open(str(self.path), metadata_errors="replace")  # titles come in any encoding
         except (av.error.FFmpegError, OSError) as error:
             raise FramesError(
                 f"{self.path.name} can't be read as a video ({error.strerror}); check that it opens in a player"
