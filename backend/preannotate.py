@@ -106,7 +106,7 @@ def preannotate(
     :raises PreannotateError: one task after the other fails.
     """
     settings = api.project(wanted.project)
-    asked = Asked(settings.get("label_config") or "<View/>", wanted.labels, wanted.prompt)
+    asked = Asked(wanted.project, settings.get("label_config") or "<View/>", wanted.labels, wanted.prompt)
     asked.config()
     meant = iter(tasks_meant(api, wanted.project, wanted.tasks))
     with open_predictor(asked) as predictor:

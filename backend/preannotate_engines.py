@@ -8,6 +8,9 @@ another process and back.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -37,7 +40,6 @@ from backend.settings import Settings
 from backend.words import label_for, needs_label, text_asks
 from x2sam.structures import Prompt
 
-_LOAD_SECONDS = 3600.0
 _TASK_SECONDS = 3600.0  # that looking for things in a clip and carrying them may take: nobody waits
 _PAGES = 4  # of a clip, that are surveyed
 _TYPED = "preannotate"  # id of the text that stands for what somebody might have typed
@@ -45,12 +47,18 @@ _TYPED = "preannotate"  # id of the text that stands for what somebody might hav
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of every task of a project: its labels by name, or the ``prompt``; only of these ``labels``, if
-    any are named."""
+    """What is asked of every task of a project with the labeling configuration ``xml``: its labels by name, or the
+    ``prompt``; only of these ``labels``, if any are named."""
 
+    project: int
     xml: str
     labels: tuple[str, ...] = ()
     prompt: str = ""
+
+    def name(self, url: str, version: str) -> str:
+        """Tells questions to models of this version about projects of the Label Studio at ``url`` apart."""
+        about = json.dumps([url, version, self.project, self.xml, self.labels, self.prompt])
+        return hashlib.blake2b(about.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
     def config(self) -> LabelConfig:
         """The labeling configuration with what was asked: other labels gone, clips filled too, a field for the text.
@@ -160,20 +168,20 @@ class LocalPredictor:
         # as little besides as can be: no tasks are encoded ahead, and no answer has to be there within a request
         changes = {"warm_tasks": 0, "track_seconds": _TASK_SECONDS, "batch_seconds": _TASK_SECONDS, "engine": "local"}
         settings = replace(settings, **changes)
-        journal = Journal(place.folder, settings.journal_bytes, settings.journal_days * 86400)
-        self.config, self.prompt = asked.config(), asked.prompt
+        self.config, self.prompt, self._ended = asked.config(), asked.prompt, False
         # the version that serves now, to the end of the run, whatever is promoted meanwhile
         loader, versions = place.loader(settings), ModelVersions(models_folder(settings), settings.versions)
-        first = HotSwap(EngineLoader(loader.base), versions, loader, lambda version: None).first
-        self.services: Services = create_services(settings, first, journal=journal)
-        try:
-            self.version = self.services.engines.wait(_LOAD_SECONDS).version
-        except EXPECTED:
-            self.close()
-            raise
+        engine = HotSwap(EngineLoader(loader.base), versions, loader, lambda version: None).first()
+        self.version = engine.version
+        # tracks that a killed run left are gone on with, those of another question or model are not
+        self._folder = place.folder / asked.name(settings.label_studio_url, self.version)
+        journal = Journal(self._folder, settings.journal_bytes, settings.journal_days * 86400)
+        self.services: Services = create_services(settings, lambda: engine, journal=journal)
 
     def close(self) -> None:
         close_services(self.services)
+        if self._ended:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def predict(self, tasks: Iterable[Json]) -> Iterator[Prepared]:
         for raw in tasks:
@@ -181,6 +189,7 @@ class LocalPredictor:
                 yield self._prepared(parse_task(raw))
             except EXPECTED as error:
                 yield Prepared(raw["id"], problem=str(error))
+        self._ended = True
 
     def _prepared(self, task: Task) -> Prepared:
         with measured(self.services.metrics, task.id, "batch") as outcome:

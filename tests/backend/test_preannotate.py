@@ -178,6 +178,20 @@ def test_clips_are_filled_over_all_pages(studio, run, words):
     assert prediction["score"] == pytest.approx(1 - 60 / 255, abs=1e-4)
 
 
+def test_another_question_about_a_clip_has_an_answer_of_its_own(studio, run, tmp_path):
+    studio.configs[1] = PAGED
+    for number in range(3):
+        studio.add(flat(60), name=f"page{number}.png")
+    studio.all_tasks.clear()
+    task = studio.add_task(frames=[f"/data/local-files/?d=page{number}.png" for number in range(3)])
+    run()
+    run("--prompt", "dog: the square", "--model-version", "square")
+    labels = [{row["value"]["brushlabels"][0] for row in one["result"]} for one in studio.of(task)]
+    assert labels == [{"cat", "dog"}, {"dog"}]
+    # of a run that ended only what scores are made of stays
+    assert {path.suffix for path in (tmp_path / "state" / "preannotate").iterdir()} <= {".sqlite3", ".json"}
+
+
 def test_a_task_that_fails_is_told_and_the_others_go_on(studio, run):
     tasks = [studio.add(flat(80)) for _ in range(3)]
     del studio.pictures["1.png"]
