@@ -7,7 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from x2sam.evaluation.usefulness import Looked, errors_of, found_first, prompt_of, ratios
+from x2sam.data.readers.labelmaps import LabelMapDataset
+from x2sam.errors import PromptError
+from x2sam.evaluation.usefulness import (
+    Looked,
+    errors_of,
+    evaluate_usefulness,
+    found_first,
+    kinds_of,
+    prompt_of,
+    ratios,
+)
 from x2sam.structures import Mask
 
 
@@ -59,3 +69,23 @@ def test_orders_are_compared_on_the_same_answers():
     found = ratios(noted)
     assert found["useful"][0.2] == found["uncertain"][0.2] == found["best possible"][0.2] == pytest.approx(1 / 0.4)
     assert found["score"][0.2] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("ask", ["words", "labels"])
+def test_a_network_is_asked_once_for_each_question(build_engine, data, monkeypatch, ask):
+    engine, asked = build_engine(), []
+    opened = engine.open
+    monkeypatch.setattr(engine, "open", lambda picture: asked.append(1) or opened(picture))
+    found = evaluate_usefulness(engine, data, ask, seeds=(0, 1))
+    kinds = [kinds_of(record) for record in LabelMapDataset(data).records]
+    questions = sum(min(len(one), 2) if ask == "words" else bool(one) for one in kinds)
+    assert len(asked) == questions and found["pictures"] == sum(map(bool, kinds))
+    best = found["ratio"]["best possible"]
+    for order in found["ratio"].values():
+        assert all(0 <= order[share]["mean"] <= best[share]["mean"] + 1e-9 for share in best)
+        assert np.isfinite(order["0.2"]["sd"])
+
+
+def test_what_is_asked_must_be_known(data):
+    with pytest.raises(PromptError, match="words, labels"):
+        evaluate_usefulness(None, data, "names")
