@@ -6,7 +6,7 @@ They click, correct, draw boxes, type, track over the pages of clips, stop track
 there, on the pictures and clips below DIR (samples/ by default), each at a person's pace. Exit code 1 if a request was
 not answered as it should, the server logged an error, its memory grew after the first third by more than it wavers, or
 clicks in the end took much longer than after the first third (95th percentile). Runs of less than ten minutes are too
-short for the last two: their clicks are told only, and their memory may grow by a quarter, since caches still fill.
+short for the last two: their clicks are told only, and their memory must not double, since caches still fill.
 ``--url`` takes a server that runs already; it must find the media, so DIR must be in its X2SAM_MEDIA_DIRS.
 """
 
@@ -48,7 +48,7 @@ SLOWER = 2.0
 """How much longer the 95th percentile of clicks may be at the end than after the first third."""
 JUDGED_SECONDS = 600.0
 """Shorter runs have too few clicks in a window, and caches that are not full yet."""
-SHORT_GROWTH = 0.25
+SHORT_GROWTH = 1.0
 LEAST_NOISE_MB = 16.0
 PAUSE = (0.3, 1.6)  # seconds that an annotator looks at an answer
 ALLOWED = {"CancelledError"}
@@ -113,7 +113,7 @@ class Annotator:
         yield
         prompts = [] if first < 0.25 else prompts
         for _ in range(self._dice.randrange(4)):
-            prompts.append(self._click(medium, "Object", "point", positive=self._dice.random() < 0.6))
+            prompts.append(self._click(medium, "Object", "point", positive=not prompts or self._dice.random() < 0.6))
             if self._dice.random() < 0.2:  # and the next one before this is answered
                 waiting = threading.Thread(target=self._ask, args=("hasty", task, IMAGE_CONFIG, list(prompts)))
                 waiting.start()
