@@ -18,7 +18,7 @@ XSAM_COPY = Path(__file__).parent / "parity" / "data_xsam"
 pytest_plugins = ["workplace", "video_place"]
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Where two processes share the tests (``make test``), one has all that need the real Label Studio, from the start;
     the other has the rest, file by file, so that what the tests of a file share is made once."""
