@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from backend import logs
+from backend.bench import bench
 from backend.capacity_command import capacity
 from backend.doctor_command import doctor
 from backend.errors import EXPECTED
@@ -86,6 +87,7 @@ def ready() -> None:
 
 app.command()(capacity)
 app.command()(doctor)
+app.command()(bench)
 app.command("export")(export_masks)
 app.command("retrain")(retrain_model)
 app.command("import-masks")(import_masks)

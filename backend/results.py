@@ -122,12 +122,17 @@ def _brush(mask: np.ndarray, _tolerance: float) -> list[Item]:
 
 
 def _bitmask(mask: np.ndarray, _tolerance: float) -> list[Item]:
-    # One bit per pixel, black and either clear or opaque: alpha is the mask, and the browser recolours it.
+    return [{"imageDataURL": bitmask_url(mask)}]
+
+
+def bitmask_url(mask: np.ndarray) -> str:
+    """A mask, bool (H, W), as a PNG in an address: one bit per pixel, black and either clear or opaque. Alpha is the
+    mask, and the browser recolours it."""
     picture = Image.fromarray(mask.astype(np.uint8), "P")
     picture.putpalette(bytes(6))
     file = io.BytesIO()
     picture.save(file, "PNG", bits=1, transparency=bytes((0, 255)), compress_level=6)
-    return [{"imageDataURL": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}]
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _polygon(mask: np.ndarray, tolerance: float) -> list[Item]:

@@ -162,6 +162,10 @@ class Settings:
     dtype: str = _setting(
         "auto", "X2SAM_DTYPE", read=_choice("auto", "float32", "bfloat16", "float16"), text="number type"
     )
+    memory: str = _setting(
+        "pinned", "X2SAM_MEMORY", read=_choice("pinned", "fast", "per-object", "fifo"),
+        text="how tracks remember: pinned, fast, per-object or fifo",
+    )  # fmt: skip
     label_studio_url: str = _setting(
         "http://localhost:8080", "LABEL_STUDIO_URL", "LABEL_STUDIO_HOST", read=_web_address,
         text="Label Studio as seen from here",

@@ -40,6 +40,7 @@ def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
         cache_bytes=settings.features_bytes,
         store=Path(settings.features_dir).expanduser() if settings.features_dir else None,
         store_bytes=settings.features_disk_bytes,
+        memory=settings.memory,
         waiting=settings.queue,
         hang=settings.hang_seconds,
     )

@@ -1,7 +1,9 @@
 """How fast the engine answers, beside the straightforward way on the same weights in the same run.
 
 Times are those of a person who waits: whole requests, decoding of pictures left out. Ratios of two times of one run
-mean something on any machine; the times themselves only on the one they were taken on.
+mean something on any machine; the times themselves only on the one they were taken on. Beside each stands the time that
+the processor worked on it, which other people's work on the machine changes less (``cpu_ms``; with one thread, as
+threads that wait for one another count as working).
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from x2sam.bench_models import WORDS
+from x2sam.bench_models import PATIENCE, WORDS
 from x2sam.data.scenes import generate_clip, generate_picture
 from x2sam.data.tasks import find_task
 from x2sam.errors import MeasurementError
@@ -24,7 +27,7 @@ from x2sam.inference.engine import Engine
 from x2sam.inference.object_rounds import Round
 from x2sam.inference.refine import snap_for
 from x2sam.inference.session import Session
-from x2sam.inference.walk import MODES
+from x2sam.inference.walk import MODES, at_picture_size
 from x2sam.model.mask_decoder import LevelPrediction
 from x2sam.model.memory_attention import rotary_table
 from x2sam.model.x2sam import X2SAM
@@ -35,14 +38,17 @@ from x2sam.structures import Point, Prompt
 TOLERANCE = 2e-3
 CLICKS_PER_OBJECT = 5
 Step = Callable[[str], None]
+PARTS = ("first", "text", "track")
+"""What is measured besides next clicks: first clicks, words, tracking."""
 # calls of ``step`` in :func:`run`
-STEPS = 6
+STEPS = 7
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is measured. Sizes are (H, W); ``frames`` of a clip; ``straight``: requests of the straightforward way.
 
+    parts: of :data:`PARTS`; clicks are always measured
     track_seconds: tracking is left out when one run of it would take longer than this
     """
 
@@ -51,15 +57,16 @@ class Plan:
     picture: tuple[int, int] = (640, 960)
     clip: tuple[int, int] = (360, 640)
     frames: int = 26
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = tuple(MODES)
     objects: tuple[int, ...] = (1, 4)
     track_seconds: float = 300.0
     startup: bool = True
+    parts: tuple[str, ...] = PARTS
 
     @classmethod
     def quick(cls) -> Plan:
         """A minute or less for nano: fewer repeats, short clips, the default memory only."""
-        return cls(repeats=3, straight=1, frames=12, modes=(), startup=False)
+        return cls(repeats=3, straight=1, frames=22, modes=(), startup=False)
 
 
 @dataclass(eq=False)
@@ -73,6 +80,14 @@ class Bench:
     result: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     overlaps: list[float] = field(default_factory=list)
+    worked: dict[str, list[float]] = field(default_factory=dict)
+
+    def time(self, name: str, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Milliseconds and the result; the processor's time is noted under ``name``."""
+        began = time.process_time()
+        spent, value = timed(work)
+        self.worked.setdefault(name, []).append((time.process_time() - began) * 1e3)
+        return spent, value
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(11)
@@ -104,6 +119,10 @@ def run(engine: Engine, plan: Plan, step: Step = lambda text: None) -> dict[str,
             "straightforward_peak_rss_mb": round(peak_rss_mb(), 1),
             "straightforward_peak_device_mb": device_peak(engine),
         }
+    bench.result["float32_mask_iou"] = compare_precision(bench)
+    cpu = {name: rounded(np.median(spent)) for name, spent in bench.worked.items()}
+    bench.result["cpu_ms"] = cpu
+    bench.result["ratio_next_click_cpu"] = rounded(cpu["straightforward_click"] / cpu["next_click"])
     return {"device": engine.device, **bench.result, **verdict(bench)}
 
 
@@ -152,36 +171,44 @@ def measure_clicks(bench: Bench) -> None:
     engine, plan = bench.engine, bench.plan
     bench.step("first clicks")
     series = clicks_of(plan.picture, math.ceil(plan.repeats / (CLICKS_PER_OBJECT - 1)))
-    first, prepared, session = [], [], engine.open(bench.picture)
-    session.segment(series[0][1])
-    session.segment(Prompt(text=WORDS))
-    for _ in range(min(3, plan.repeats)):
-        session.close()
-        session = engine.open(bench.picture)
-        first.append(timed(lambda s=session: s.segment(series[0][0]))[0])
-        session.close()
-        session = engine.open(bench.picture)
-        session.prepare()
-        prepared.append(timed(lambda s=session: s.segment(series[0][0]))[0])
+    session = engine.open(bench.picture)
+    session.segment(series[0][1])  # not timed: what is only done once in a process is done here
+    bench.result |= dict.fromkeys(("first_click_ms", "first_click_prepared_ms", "text_ms"))
+    if "first" in plan.parts:
+        measure_first_clicks(bench, series[0][0])
     bench.step("next clicks")
-    later, text = [], []
+    later = []
     for prompts in series:
         session.segment(prompts[0])
         for prompt in prompts[1:]:
             if len(later) < plan.repeats:
                 bench.watch.clear()
-                later.append(timed(lambda p=prompt: session.segment(p))[0])
+                later.append(bench.time("next_click", lambda p=prompt: session.segment(p))[0])
     calls = dict(bench.watch.calls)
-    for _ in range(min(5, plan.repeats)):
-        text.append(timed(lambda: session.segment(Prompt(text=WORDS)))[0])
+    if "text" in plan.parts:
+        session.segment(Prompt(text=WORDS))
+        asked = lambda: session.segment(Prompt(text=WORDS))  # noqa: E731
+        text = [bench.time("text", asked)[0] for _ in range(min(5, plan.repeats))]
+        bench.result["text_ms"] = rounded(np.median(text))
     session.close()
     bench.result |= {
-        "first_click_ms": rounded(np.median(first)),
-        "first_click_prepared_ms": rounded(np.median(prepared)),
         "next_click_ms": {"p50": rounded(np.percentile(later, 50)), "p95": rounded(np.percentile(later, 95))},
-        "text_ms": rounded(np.median(text)),
         "calls": {"next_click": calls},
     }
+
+
+def measure_first_clicks(bench: Bench, prompt: Prompt) -> None:
+    """On pictures that nobody has seen before, and on those that were encoded ahead."""
+    first, prepared = [], []
+    for times, name, ahead in ((first, "first_click", False), (prepared, "first_click_prepared", True)):
+        for _ in range(min(3, bench.plan.repeats)):
+            session = bench.engine.open(bench.picture)
+            if ahead:
+                session.prepare()
+            times.append(bench.time(name, lambda s=session: s.segment(prompt))[0])
+            session.close()
+    bench.result["first_click_ms"] = rounded(np.median(first))
+    bench.result["first_click_prepared_ms"] = rounded(np.median(prepared))
 
 
 def compare_clicks(bench: Bench) -> None:
@@ -197,7 +224,8 @@ def compare_clicks(bench: Bench) -> None:
         ours = engine.run(known)
         logits = bench.watch.last
         bench.watch.clear()
-        spent, (theirs, mask_theirs) = timed(lambda p=prompt, b=before, m=mask: finished(bench, straight, p, b, m))
+        whole = lambda p=prompt, b=before, m=mask: finished(bench, straight, p, b, m)  # noqa: E731
+        spent, (theirs, mask_theirs) = bench.time(f"straightforward{'' if times else '_first'}_click", whole)
         times.append(spent)
         bench.result["calls"]["straightforward_click"] = dict(bench.watch.calls)
         mask = bench.snap(ours, prompt, mask)
@@ -223,11 +251,14 @@ def finished(
 
 def compare_words(bench: Bench) -> None:
     bench.step("words, the straightforward way")
+    bench.result["straightforward_text_ms"] = None
+    if "text" not in bench.plan.parts:
+        return
     session = bench.engine.open(bench.picture)
     straight = Straightforward(bench.engine, bench.picture[None], bench.watch)
     ours = session.segment(Prompt(text=WORDS))
     logits = bench.watch.last
-    spent, theirs = timed(lambda: straight.words(Prompt(text=WORDS)))
+    spent, theirs = bench.time("straightforward_text", lambda: straight.words(Prompt(text=WORDS)))
     session.close()
     note_difference(bench, "text", logits)
     if ours and theirs:
@@ -259,13 +290,14 @@ def measure_tracks(bench: Bench) -> None:
     engine, plan = bench.engine, bench.plan
     bench.step("tracking")
     bench.result |= {"track_fps": dict.fromkeys(map(str, plan.objects)), "track_fps_by_memory": {}, "notes": []}
+    bench.result["first_frame_ms"] = None
     if not engine.remembers:
-        bench.result["first_frame_ms"] = None
         bench.result["notes"].append("tracking was left out: the model looks at pictures one by one")
+        return
+    if "track" not in plan.parts:
         return
     expected = track_seconds(engine.model, plan)
     if expected > plan.track_seconds:
-        bench.result["first_frame_ms"] = None
         bench.result["notes"].append(
             f"tracking was left out: it would take about {expected / 60:.0f} minutes here; use a GPU or --track-seconds"
         )
@@ -313,30 +345,61 @@ def prompted(bench: Bench, objects: int) -> Session:
 
 
 def compare_track(bench: Bench) -> None:
-    """Frames per second the straightforward way, and the last frame of the clip compared.
+    """Frames per second the straightforward way, the first frame, and the last frame of the clip compared for every
+    exact mode.
 
-    A bank for each object, because only there following one by one means the same.
+    With several objects a bank for each, because only there following one by one means the same.
     """
     plan = bench.plan
     bench.step("tracking, the straightforward way")
     if bench.result["first_frame_ms"] is None:
         return
-    speeds: dict[str, float] = {}
     straight = Straightforward(bench.engine, bench.clip, bench.watch)
-    for objects in plan.objects:
-        session = prompted(bench, objects)
-        *_, last = session.track([str(n) for n in range(objects)], memory="per-object")
-        session.close()
-        assert bench.watch.last is not None
-        # Objects that remember the same frames are asked for together: the last row is the last object's.
-        logits, seconds, counted = bench.watch.last[-1:], 0.0, 0
-        for ours, mask in zip(last.masks, discs(plan.clip, objects), strict=True):
-            spent, counted, theirs = steady(bench, straight.track(ours.object_id, mask, "per-object"))
-            seconds += spent
-            bench.overlaps.append(overlap(ours.mask, theirs))
-        note_difference(bench, "track", logits)
-        speeds[str(objects)] = rounded(counted / seconds)
-    bench.result["straightforward_track_fps"] = speeds
+    bench.result["straightforward_first_frame_ms"] = rounded(timed(lambda: straight_first_frame(bench, straight))[0])
+    seconds = {n: follow_both_ways(bench, straight, n, "per-object") for n in plan.objects}
+    bench.result["straightforward_track_fps"] = {str(n): rounded(fps) for n, fps in seconds.items()}
+    for mode in dict.fromkeys((bench.engine.memory, *plan.modes)):
+        if mode != "per-object" and not MODES[mode].coarse:
+            follow_both_ways(bench, straight, 1, mode)
+
+
+def straight_first_frame(bench: Bench, straight: Straightforward) -> Any:
+    height, width = bench.plan.clip
+    answer, _ = straight.click(Prompt(points=(Point(width / 2, height / 2),)), None, None)
+    mask = at_picture_size(answer.probability, bench.plan.clip)
+    return next(straight.track("1", mask if mask.any() else discs(bench.plan.clip, 1)[0], bench.engine.memory))
+
+
+def follow_both_ways(bench: Bench, straight: Straightforward, objects: int, mode: str) -> float:
+    """Frames per second of following so many objects one by one, anew each; what both ways find is compared."""
+    session = prompted(bench, objects)
+    *_, last = session.track([str(n) for n in range(objects)], memory=mode)
+    session.close()
+    assert bench.watch.last is not None
+    # Objects that remember the same frames are asked for together: the last row is the last object's.
+    logits, seconds, counted = bench.watch.last[-1:], 0.0, 0
+    for ours, mask in zip(last.masks, discs(bench.plan.clip, objects), strict=True):
+        spent, counted, theirs = steady(bench, straight.track(ours.object_id, mask, mode))
+        seconds += spent
+        bench.overlaps.append(overlap(ours.mask, theirs))
+    note_difference(bench, "track" if mode == "per-object" else f"track {mode}", logits)
+    return counted / seconds
+
+
+def compare_precision(bench: Bench) -> float | None:
+    """The least overlap of masks with those of the same weights in float32, on the same clicks and words; None where
+    the numbers are float32 already. Every click starts anew, so that one difference is not counted twice."""
+    engine = bench.engine
+    bench.step("the same in float32")
+    if engine.model.dtype == torch.float32:
+        return None
+    tokenizer = engine.interpreter.encoder.tokenizer
+    exact = Engine(deepcopy(engine.model).float(), tokenizer, timeout=PATIENCE, hang=PATIENCE)
+    prompts = [*(prompts[0] for prompts in clicks_of(bench.plan.picture, 4)), Prompt(text=WORDS)]
+    with exact:
+        pairs = [[one.open(bench.picture).segment(prompt) for one in (engine, exact)] for prompt in prompts]
+    found = [overlap(ours[0].mask, theirs[0].mask) for ours, theirs in pairs if ours and theirs]
+    return min(found) if len(found) == len([1 for pair in pairs if any(pair)]) else 0.0
 
 
 @torch.inference_mode()
@@ -401,9 +464,16 @@ def rows_of(result: dict[str, Any]) -> Sequence[tuple[str, float | None, float |
         ("next click, p50", result["next_click_ms"]["p50"], result["straightforward_click_ms"], "ms"),
         ("next click, p95", result["next_click_ms"]["p95"], None, "ms"),
         ("words", result["text_ms"], result["straightforward_text_ms"], "ms"),
-        ("first frame of a clip", result["first_frame_ms"], None, "ms"),
+        ("first frame of a clip", result["first_frame_ms"], result.get("straightforward_first_frame_ms"), "ms"),
     ]
     plain = result.get("straightforward_track_fps", {})
     for mode, speeds in result["track_fps_by_memory"].items():
         rows += [(f"tracking {n}, {mode}", fps, plain.get(n), "frames/s") for n, fps in speeds.items()]
+    cpu = result["cpu_ms"]
+    for what in ("first_click", "next_click", "text"):
+        plain_cpu = cpu.get("straightforward_click" if what == "next_click" else f"straightforward_{what}")
+        rows.append((f"{what.replace('_', ' ')}, processor", cpu.get(what), plain_cpu, "ms"))
+    rows.append(("peak memory", result["peak_rss_mb"], result["straightforward_peak_rss_mb"], "MiB"))
+    if result["peak_device_mb"] is not None:
+        rows.append(("peak memory, device", result["peak_device_mb"], result["straightforward_peak_device_mb"], "MiB"))
     return rows

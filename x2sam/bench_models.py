@@ -31,8 +31,9 @@ SIZES: dict[str, Callable[[], X2SAMConfig]] = {
     "tiny": lambda: tiny(TOKENS), "nano": nano, "mid": mid, "4b": x2sam_4b, "xsam-tiny": lambda: xsam_tiny(TOKENS),
     "xsam-mid": xsam_mid, "xsam": xsam,
 }  # fmt: skip
-# seconds that one request may take
+# seconds that one request may take: on a busy CPU the large sizes take minutes, and are not stuck
 PATIENCE = 3600.0
+_PATIENT = {"timeout": PATIENCE, "hang": PATIENCE}
 # random weights above this many bytes are not written to the disk for the sake of a start-up time
 SAVED_AT_MOST = 2**30
 
@@ -46,15 +47,15 @@ def engine_for(size: str, model: str, device: str, dtype: str) -> tuple[Engine, 
     Raises MeasurementError when the memory is too small, WeightsError when there is no such model.
     """
     if model != "auto":
-        return Engine.load(model, device, dtype, timeout=PATIENCE), "given", find_model(model)
+        return Engine.load(model, device, dtype, **_PATIENT), "given", find_model(model)
     if size == "nano" and (EMBEDDED / "nano" / "model.safetensors").is_file():
-        return Engine.load("nano", device, dtype, timeout=PATIENCE), "embedded", EMBEDDED / "nano"
+        return Engine.load("nano", device, dtype, **_PATIENT), "embedded", EMBEDDED / "nano"
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     config = SIZES[size]()
     check_memory(size, config, device)
     weights = random_model(config, device, getattr(torch, dtype))
-    return Engine(weights, tokenizer_for(config), size, timeout=PATIENCE, hang=PATIENCE), "random", None
+    return Engine(weights, tokenizer_for(config), size, **_PATIENT), "random", None
 
 
 def tokenizer_for(config: X2SAMConfig) -> PreTrainedTokenizerFast:

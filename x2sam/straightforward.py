@@ -113,7 +113,7 @@ class Straightforward:
         """The answer to a prompt whose beginning was answered by ``before``, and all masks bool (Q, H, W)."""
         looking = self._fresh()
         rounds = ObjectRounds(looking, self.engine.seed)
-        task = find_task("intseg", "image")
+        task = find_task("intseg", "image" if len(self.frames) == 1 else "video")
         with torch.inference_mode():
             if before is not None and self.engine.model.config.memory.sketch:
                 before = replace(before, condition=rounds.read(before.region, 0, task))

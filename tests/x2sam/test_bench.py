@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,8 @@ def measured(tiny_model, tiny_tokenizer):
 def test_the_result_has_the_promised_keys(measured):
     promised = {
         "device", "first_click_ms", "next_click_ms", "straightforward_click_ms", "ratio_next_click", "track_fps",
-        "peak_rss_mb", "peak_device_mb", "max_abs_diff", "first_click_prepared_ms",
+        "peak_rss_mb", "peak_device_mb", "max_abs_diff", "first_click_prepared_ms", "cpu_ms", "ratio_next_click_cpu",
+        "straightforward_first_frame_ms",
     }  # fmt: skip
     assert promised <= set(measured)
     assert set(measured["next_click_ms"]) == {"p50", "p95"} and set(measured["track_fps"]) == {"1", "2"}
@@ -44,8 +47,18 @@ def test_the_result_has_the_promised_keys(measured):
     assert measured["ratio_next_click"] == pytest.approx(expected, rel=2e-3)
 
 
+def test_parts_that_nobody_asked_for_are_left_out(tiny_model, tiny_tokenizer):
+    with Engine(tiny_model, tiny_tokenizer, "tiny") as engine:
+        result = run(engine, replace(SMALL, parts=("none",)))
+    assert result["first_click_ms"] is result["text_ms"] is result["first_frame_ms"] is None
+    assert result["next_click_ms"]["p50"] > 0 and set(result["differences"]) == {"click"}
+    assert result["ratio_next_click_cpu"] > 0
+    told = {what: ours for what, ours, _, _ in rows_of(result)}
+    assert told["first click"] is None and told["next click, processor"] > 0
+
+
 def test_both_ways_agree(measured):
-    assert set(measured["differences"]) == {"click", "text", "track"}
+    assert set(measured["differences"]) == {"click", "text", "track", "track pinned", "track fifo"}
     assert 0 <= measured["max_abs_diff"] == max(measured["differences"].values()) <= TOLERANCE
     assert measured["mask_iou"] == 1.0 and measured["dtype"] == "float32"
 
@@ -59,6 +72,16 @@ def test_each_way_does_its_own_work(measured):
     assert {k: v for k, v in theirs.items() if k != "language_model"} == {
         "mask_encoder": 1, "pixel_decoder": 1, "vision_tower": 1, "mask_decoder": 1
     }  # fmt: skip
+
+
+def test_other_numbers_are_held_against_float32(tiny_model, tiny_tokenizer):
+    """As on a GPU: bfloat16 serves, and the same weights in float32 tell what that costs."""
+    small = Plan(repeats=2, straight=1, picture=(48, 64), clip=(32, 48), frames=8, objects=(1,), modes=())
+    assert small.frames > tiny_model.config.memory.slots
+    with Engine(deepcopy(tiny_model).bfloat16(), tiny_tokenizer, "tiny") as engine:
+        result = run(engine, small)
+    assert result["dtype"] == "bfloat16" and 0 < result["float32_mask_iou"] <= 1
+    json.dumps(result, allow_nan=False)
 
 
 def test_models_that_sketch_agree_too(sketching_model, tiny_tokenizer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,13 @@ class Size(StrEnum):
     xsam = "xsam"
 
 
+class Part(StrEnum):
+    first = "first"
+    text = "text"
+    track = "track"
+    none = "none"
+
+
 class Dtype(StrEnum):
     auto = "auto"
     float32 = "float32"
@@ -35,6 +43,9 @@ def bench(
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Number format; equal outputs are asserted in float32.")] = Dtype.auto,
     repeats: Annotated[int, typer.Option(min=1, help="Next clicks that are timed.")] = 12,
+    only: Annotated[
+        list[Part] | None, typer.Option(help="Beside next clicks measure only this: first, text or track; none of it.")
+    ] = None,
     track_seconds: Annotated[
         float, typer.Option(min=0, help="Leave tracking out where it would take longer than this.")
     ] = 300.0,
@@ -42,10 +53,15 @@ def bench(
     frames: Annotated[
         list[int] | None, typer.Option(min=1, help="Only memory: follow an object through generated clips this long.")
     ] = None,
+    floor: Annotated[
+        bool, typer.Option("--floor", help="Only count: operations and bytes of every stage of nano, mid and 4b.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few repeats and short clips.")] = False,
     result: Result = None,
 ) -> None:
     """Measure clicks, words, tracking, start-up and memory, and assert that both ways give the same masks."""
+    if floor:
+        return count_floor(result)
     if frames:
         return measure_memory(size, frames, result)
     with plain_errors():
@@ -56,6 +72,8 @@ def bench(
         where = chosen_device(device)
         plan = replace(benchmark.Plan.quick(), repeats=min(repeats, 3)) if quick else benchmark.Plan(repeats=repeats)
         plan = replace(plan, track_seconds=track_seconds, objects=tuple(objects or plan.objects))
+        if only:
+            plan = replace(plan, parts=tuple(part.value for part in only), startup=False)
         with progress_bar(benchmark.STEPS + 2, "building the model") as step:
             engine, weights, directory = engine_for(size.value, model, where, dtype.value)
             with engine:
@@ -67,6 +85,15 @@ def bench(
     summary = {"size": name, "weights": weights, **measured, "startup_ms": startup}
     write_json(result, summary)
     show(summary, benchmark.rows_of(summary))
+
+
+def count_floor(result: Path | None) -> None:
+    """Prints the table as Markdown: it stands in x2sam/inference/SPEED.md."""
+    from x2sam.floor import markdown, table
+
+    rows = table(("nano", "mid", "4b"))
+    write_json(result, {"stages": rows})
+    typer.echo(markdown(rows))
 
 
 def measure_memory(size: Size, frames: list[int], result: Result) -> None:
@@ -90,11 +117,15 @@ def show(summary: dict[str, Any], rows: Any) -> None:
     for what, ours, plain, unit in rows:
         gain = None
         if ours and plain:
-            gain = plain / ours if unit == "ms" else ours / plain
+            gain = ours / plain if unit == "frames/s" else plain / ours
         cells = ["-" if v is None else f"{v:.4g}" for v in (ours, plain)]
         table.add_row(what, *cells, "-" if gain is None else f"{gain:.1f} x", unit)
     console = Console()
     console.print(table)
+    if summary["startup_ms"] is not None:
+        console.print(f"ready after {summary['startup_ms'] / 1e3:.1f} s, from a fresh process", highlight=False)
+    if summary["float32_mask_iou"] is not None:
+        console.print(f"masks overlap those in float32 by {summary['float32_mask_iou']:.4f}", highlight=False)
     console.print(
         f"outputs: mask logits at most {summary['max_abs_diff']:.1e} apart, masks overlap {summary['mask_iou']:.4f}; "
         f"peak memory {summary['peak_rss_mb']:.0f} MiB",

@@ -65,7 +65,7 @@ def track(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Gets one label map per frame, 00000.png ...")] = None,
     direction: Annotated[Direction, typer.Option(help="From the marked frame to the end, the beginning, or both.")]
     = Direction.both,
-    memory: Annotated[str | None, typer.Option(help="fifo, per-object or pinned; see the README.")] = None,
+    memory: Annotated[str | None, typer.Option(help="fifo, per-object, pinned or fast; see the README.")] = None,
     model: Model = "auto",
     device: Device = "auto",
     result: Result = None,

@@ -20,7 +20,7 @@ import numpy as np
 from x2sam.inference.appearance import ColourMemory, LocalColours, TargetModel, colour_bins, target_evidence
 from x2sam.inference.follow_terms import Evidence, fine_terms, rough_terms
 from x2sam.inference.follow_weights import FollowWeights, embedded_weights
-from x2sam.inference.motion import Flow, FlowEstimator, push, warp, working_picture
+from x2sam.inference.motion import GRID_SIDE, Flow, FlowEstimator, push, warp, working_picture
 from x2sam.inference.refine_evidence import sigmoid
 
 _WAVES, _WAVELENGTH = 96, 8.0  # of colour descriptors: their number, and how fine they tell colours apart
@@ -64,9 +64,10 @@ class Scenery:
 
 
 class Scenes:
-    """Makes the scenery of frames that come one after another."""
+    """Makes the scenery of frames that come one after another, at most ``side`` cells along their long side."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = GRID_SIDE) -> None:
+        self._side = side
         rng = np.random.default_rng(0)
         self._waves = rng.normal(0, _WAVELENGTH, (6, _WAVES)).astype(np.float32)
         self._phases = rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32)
@@ -75,7 +76,7 @@ class Scenes:
 
     def look(self, picture: np.ndarray, features: np.ndarray) -> Scenery:
         """picture: uint8 (H, W, 3); features: float32 (rows, columns, C), what the network sees in the frame."""
-        small = working_picture(picture)
+        small = working_picture(picture, self._side)
         grey, lab = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
         before = self._before
         self._before = (grey, lab)

@@ -125,10 +125,16 @@ class Interpreter:
             self._read(looked, _cut(expanded, slice(0, length)), None, looked.prefix)
         return looked
 
-    def encode(self, frame: np.ndarray) -> EncodedFrame:
-        """The mask encoder's maps of a picture uint8 (H, W, 3)."""
-        pixels = mask_frames(frame, self.model.config.preprocess).pixels
-        return self.model.encode(pixels.to(self.device, self.model.dtype))
+    def pixels(self, frame: np.ndarray) -> Tensor:
+        """What the mask encoder wants of a picture uint8 (H, W, 3); for a GPU in memory that is pinned, as only from
+        there a copy goes on beside other work."""
+        pixels = mask_frames(frame, self.model.config.preprocess).pixels.to(self.model.dtype)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def encode(self, frame: np.ndarray | Tensor) -> EncodedFrame:
+        """The mask encoder's maps of a picture uint8 (H, W, 3), or of its :meth:`pixels`."""
+        pixels = frame if torch.is_tensor(frame) else self.pixels(frame)
+        return self.model.encode(pixels.to(self.device, non_blocking=True))
 
     def read(
         self,

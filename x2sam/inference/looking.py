@@ -17,6 +17,7 @@ from x2sam.inference.feature_cache import FeatureCache, Sized
 from x2sam.inference.frames import FrameSource
 from x2sam.inference.interpreter import Interpreter, Looked
 from x2sam.inference.preprocess import FrameSizes, frame_sizes
+from x2sam.model.mask_decoder import PreparedMaps
 from x2sam.model.x2sam import X2SAM, EncodedFrame, FrameFeatures
 from x2sam.stages import stage
 
@@ -34,6 +35,7 @@ class _Held:
     picture: np.ndarray
     digest: str | None
     users: int = 0
+    pixels: torch.Tensor | None = None  # for the mask encoder, where they were made ahead
 
 
 class Looking:
@@ -92,6 +94,12 @@ class Looking:
         with self._lock:
             self._held.setdefault(frame, held).users += 1
 
+    def make_ready(self, frame: int) -> None:
+        """Makes what the mask encoder wants of a frame that is held, so that the device need not wait for it."""
+        held = self._held[frame]
+        if held.pixels is None and self._place("later", [frame]) not in self.cache:
+            held.pixels = self.interpreter.pixels(held.picture)
+
     def seen(self, task: Task, frame: int) -> list[int]:
         """The frames that an answer about ``frame`` looks at: to be held for it."""
         shown = self.shown(task, frame)
@@ -106,12 +114,25 @@ class Looking:
 
     def encode(self, frame: int) -> EncodedFrame:
         """The mask encoder's maps, not cached: for frames that are visited once."""
-        return self.interpreter.encode(self.picture(frame))
+        held = self._held.get(frame)
+        pixels = None if held is None else held.pixels
+        return self.interpreter.encode(self.picture(frame) if pixels is None else pixels)
 
     def features(self, frame: int) -> FrameFeatures:
         """Of a picture, or of the frame that a track starts from."""
         make = lambda: self.model.decode_pixels(self.encoded(frame), first=True)  # noqa: E731
         return self._kept("features", [frame], make)
+
+    def prepared(self, frame: int) -> PreparedMaps:
+        """What the mask decoder makes of :meth:`features` for every prompt. Large and quickly made again, so it is
+        never kept on disk."""
+        make = lambda: self.model.prepare(self.features(frame))  # noqa: E731
+        return self._kept("prepared", [frame], make, lasting=False)
+
+    def region_map(self, frame: int) -> torch.Tensor:
+        """Where regions are read from, (1, h, w, D)."""
+        make = lambda: self.model.mask_encoder.region_map(self.encoded(frame).stage3)  # noqa: E731
+        return self._kept("regions", [frame], make, lasting=False)
 
     def later_features(self, frame: int) -> FrameFeatures:
         """Of a frame that comes after another one in a track. Kept for clips that are short enough: they are walked
@@ -143,14 +164,15 @@ class Looking:
         nearest = min(spread, key=lambda i: abs(i - frame))
         return [frame, *(i for i in spread if i not in (frame, nearest))]
 
-    def _kept(self, what: str, shown: list[int], make: Callable[[], Kept]) -> Kept:
-        """The cached value of frames: by their content where that is known, else by their places in the media."""
+    def _kept(self, what: str, shown: list[int], make: Callable[[], Kept], lasting: bool = True) -> Kept:
+        """The cached value of frames: by their content where that is known, else by their places in the media.
+        ``lasting``: what is known by its content may be kept on disk too."""
         with stage("encode"):
             if self._digest_of is None:
                 return self.cache.get(self._place(what, shown), make)
             # the size too: the same file may be decoded at another size under other settings
             content = tuple((self._digest(i), *map(int, self.picture(i).shape[:2])) for i in shown)
-            return self.cache.get(("content", what, *content), make, lasting=True)
+            return self.cache.get(("content", what, *content), make, lasting)
 
     def _place(self, what: str, shown: list[int]) -> Hashable:
         return (self.key, what, *shown)

@@ -77,7 +77,7 @@ class ObjectRounds:
         """The condition of one drawn region (H, W) at the network's size."""
         looked = self.looking.looked(task, frame)
         generator = torch.Generator().manual_seed(self.seed)
-        tokens = self.model.region_tokens(self.looking.encoded(frame).stage3, region[None], generator)
+        tokens = self.model.tokens_on(self.looking.region_map(frame), region[None], generator)
         turn = self.looking.interpreter.render(task, Query(regions=1))
         return self.looking.interpreter.read(looked, turn, tokens)
 
@@ -95,7 +95,7 @@ class ObjectRounds:
         features = self.looking.features(frame)
         device, dtype = features.mask_features.device, features.mask_features.dtype
         entry = self.model.sketch(features, torch.from_numpy(guidance)[None, None].to(device, dtype))
-        level = self.model.step(features, condition, [entry])[-1]
+        level = self.model.step(features, condition, [entry], prepared=self.looking.prepared(frame))[-1]
         previous = None if before is None else before.probability
         return self._choose(level, prompt.points, previous, sizes, condition, region, sketch)
 
@@ -112,7 +112,7 @@ class ObjectRounds:
                 drawn = prompt_region(_positive(prompt), sizes.original, radius)
         region = region_masks([drawn], sizes)[0]
         condition = self.read(region, frame, task)
-        level = self.model.step(self.looking.features(frame), condition)[-1]
+        level = self.model.step(self.looking.features(frame), condition, prepared=self.looking.prepared(frame))[-1]
         previous = None if before is None else before.probability
         return self._choose(level, prompt.points, previous, sizes, condition, region, None)
 
@@ -156,9 +156,12 @@ class ObjectRounds:
             at = F.grid_sample(probability[None], grid[None, None], padding_mode="border", align_corners=False)[0, :, 0]
             wanted = torch.tensor([p.positive for p in points], device=at.device)
             value = value + HOLDS_CLICKS * torch.where(wanted, at, 1 - at).mean(1)
+        best = value.argmax()
         if previous is not None:
-            value = value + AGREES * _soft_overlap(probability, torch.from_numpy(previous).to(probability.device))
-        best = int(value.argmax())
+            # Agreeing counts for AGREES at most: queries that are further behind can't win and are not compared.
+            left = torch.nonzero(value >= value[best] - AGREES)[:, 0]
+            overlap = _soft_overlap(probability[left], torch.from_numpy(previous).to(probability.device))
+            best = left[(value[left] + AGREES * overlap).argmax()]
         return Round(probability[best].cpu().numpy(), float(score[best]), condition, region, sketch)
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from x2sam.data.tasks import Task, find_task, task_of
 from x2sam.errors import PicturesOnlyError, PromptError
+from x2sam.inference.ahead import one_ahead
 from x2sam.inference.clip_objects import ClipObject, Finding
 from x2sam.inference.clip_search import ClipSearch
 from x2sam.inference.conversation import query_of
@@ -27,7 +28,7 @@ from x2sam.inference.preprocess import region_masks
 from x2sam.inference.refine import snap_for
 from x2sam.inference.scheduler import Priority, Turn
 from x2sam.inference.survey import Survey, embedded_survey_weights, survey
-from x2sam.inference.walk import Anchor, Found, ObjectTrack, Tracked
+from x2sam.inference.walk import MODES, Anchor, Found, ObjectTrack, Tracked
 from x2sam.inference.worded import masks_in, predict_on, read_words
 from x2sam.model.x2sam import FrameFeatures
 from x2sam.structures import FrameMasks, Mask, Prompt
@@ -304,7 +305,7 @@ class Session:
         track = ObjectTrack(self.looking.model, objects, mode)
         ahead = meeting_frames(objects, frames) if track.followers else []
         waiting: list[Stop] = []
-        for frame in frames:
+        for frame in one_ahead(self.looking, frames):
             stop = self.advance(track, frame, frame == frames[0])
             if frame == frames[0] or not ahead:
                 yield FrameMasks(frame, _masks_of(stop.found, stop.ratings))
@@ -329,7 +330,7 @@ class Session:
         for stop in reversed(waiting) if returning else ():
             back[stop.frame] = self.advance(track, stop.frame, stop.frame == end)
             yield None
-        exclusive = mode == "pinned"
+        exclusive = MODES[mode].exclusive
         for stop in waiting:
             known = stop.frame in back
             found = meet(stop, back[stop.frame], end, spans, exclusive) if known else stop.found

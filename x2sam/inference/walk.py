@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from x2sam.inference.drift import Look, Radar, Rating
 from x2sam.inference.follow import Follower, Scenery, Scenes, exclude
+from x2sam.inference.motion import GRID_SIDE
 from x2sam.inference.postprocess import Prediction, Rule, Segments, State, new_state, postprocess
 from x2sam.inference.preprocess import FrameSizes
 from x2sam.inference.sketch import paint_mask
@@ -23,14 +24,36 @@ from x2sam.model.x2sam import X2SAM, FrameFeatures
 Found = tuple[np.ndarray, float]
 """A mask bool (H, W) and its score."""
 
-MODES = ("fifo", "per-object", "pinned")
-"""How a track remembers.
+_NONE: Mapping[str, MemoryEntry] = {}
 
-fifo:       one bank for all objects, written with the blend of all queries: the paper's way
-per-object: a bank for each object, written with the mask that was chosen; objects know nothing of one another
-pinned:     per-object, and frames whose mask a person gave stay beside the bank (the default); where the masks of
-            objects are followed by more than the network, they exclude one another
-"""
+
+@dataclass(frozen=True)
+class Mode:
+    """A way in which a track remembers.
+
+    shared:    one bank for all objects, written with the blend of all queries; else a bank for each, written with the
+               mask that was chosen, and where the masks of objects are followed by more than the network, by all of it
+    pins:      frames whose mask a person gave stay beside the bank
+    exclusive: objects that are followed hide one another
+    coarse:    maps finer than the memory read it on the memory's grid, and objects are followed on a coarser one
+    """
+
+    shared: bool = False
+    pins: bool = False
+    exclusive: bool = False
+    coarse: bool = False
+
+
+MODES = {
+    "fifo": Mode(shared=True),  # the paper's way
+    "per-object": Mode(),  # objects know nothing of one another
+    "pinned": Mode(pins=True, exclusive=True),  # the default
+    "fast": Mode(pins=True, exclusive=True, coarse=True),  # an approximation: quicker, less exact
+}
+"""How a track can remember, by name."""
+
+FAST_SIDE = 256
+"""Cells along a frame's long side at most, on which ``fast`` follows; the others have a finer grid."""
 
 
 @dataclass(eq=False)
@@ -52,8 +75,11 @@ class Walker:
     ) -> tuple[Segments, LevelPrediction]:
         """The frame's segments and the network's prediction. Nothing is remembered yet."""
         level = self.step(features, time, extra)
-        prediction = Prediction(level.mask_logits[0], level.class_logits[0], sizes)
-        return postprocess(self.rule, prediction, self.state), level
+        return self.read(level, sizes), level
+
+    def read(self, level: LevelPrediction, sizes: FrameSizes) -> Segments:
+        """The segments of a prediction, by the rule."""
+        return postprocess(self.rule, Prediction(level.mask_logits[0], level.class_logits[0], sizes), self.state)
 
     def step(self, features: FrameFeatures, time: int, extra: Sequence[MemoryEntry] = ()) -> LevelPrediction:
         """The network's prediction alone, for those who choose among the queries themselves."""
@@ -89,6 +115,8 @@ class Tracked:
 class ObjectTrack:
     """Several objects walked together in one direction; each frame's features are made once for all of them.
 
+    Frames are written into the memory when the next one wants to read it: of the last one of a walk, nothing is.
+
     Models that know sketches, in every mode but ``fifo``, get the mask of the frame before as a rough sketch on this
     one, moved along by optical flow; what they answer is one piece of evidence among others
     (:mod:`x2sam.inference.follow`).
@@ -97,16 +125,18 @@ class ObjectTrack:
     def __init__(self, model: X2SAM, objects: Sequence[Tracked], mode: str):
         if mode not in MODES:
             raise ValueError(f"there is no memory mode {mode!r}; use one of {', '.join(MODES)}")
-        self.model, self.mode = model, mode
-        shared = MaskMemory(model.config.memory.slots) if mode == "fifo" else None
+        self.model, self.mode = model, MODES[mode]
+        shared = MaskMemory(model.config.memory.slots) if self.mode.shared else None
         make = lambda: shared if shared is not None else MaskMemory(model.config.memory.slots)  # noqa: E731
         self.walkers = {o.object_id: Walker(model, o.condition, o.rule, make()) for o in objects}
         self.objects = {o.object_id: o for o in objects}
         self.started: set[str] = set()
-        self.scenes = Scenes() if mode != "fifo" and model.config.memory.sketch else None
+        side = FAST_SIDE if self.mode.coarse else GRID_SIDE
+        self.scenes = Scenes(side) if not self.mode.shared and model.config.memory.sketch else None
         self.followers = {o.object_id: Follower() for o in objects} if self.scenes is not None else {}
         self.radars = {name: Radar() for name in self.followers}
         self.ratings: dict[str, Rating] = {}  # of the frame walked last, of objects that were looked for there
+        self._unwritten: Callable[[], None] | None = None
 
     def advance(
         self, features: FrameFeatures, sizes: FrameSizes, frame: int, picture: np.ndarray,
@@ -117,6 +147,7 @@ class ObjectTrack:
         picture: uint8 (H, W, 3), the frame itself; plain: its features as those of a later frame, where ``features``
         are those of the first
         """
+        self.write()
         anchors = {k: o.anchors[frame] for k, o in self.objects.items() if frame in o.anchors}
         self.started |= anchors.keys()
         self.ratings = {}
@@ -124,14 +155,22 @@ class ObjectTrack:
         found: dict[str, Found] = {k: (a.mask, a.score) for k, a in anchors.items()}
         predictions: dict[str, LevelPrediction] = {}
         if self.scenes is None:
-            for object_id in others:
-                segments, predictions[object_id] = self.walkers[object_id].look(features, sizes, frame)
-                found[object_id] = _first_of(segments, sizes)
+            predictions = self._levels(features, frame, others)
+            for object_id, level in predictions.items():
+                found[object_id] = _first_of(self.walkers[object_id].read(level, sizes), sizes)
         else:
             scenery = self.scenes.look(picture, seen_features(plain or features, sizes))
             found |= self._follow(scenery, features, sizes, frame, others, anchors)
-        self._remember(features, sizes, frame, found, anchors, predictions)
+        guidance = self._guidance(features, sizes, found, predictions)
+        known = {k for k, anchor in anchors.items() if not anchor.walked}
+        self._unwritten = lambda: self._remember(features, frame, guidance, known)
         return {k: found[k] for k in self.walkers if k in found}
+
+    def write(self) -> None:
+        """Writes the frame walked last into the banks, if it is not there yet."""
+        unwritten, self._unwritten = self._unwritten, None
+        if unwritten is not None:
+            unwritten()
 
     def probabilities(self) -> dict[str, np.ndarray]:
         """Of the frame walked last, float32 (h, w) on the working grid; only of objects that are followed."""
@@ -151,7 +190,7 @@ class ObjectTrack:
             nets[name], scores[name] = choose_query(levels[name], sizes, carried[name])
             masks[name] = self.followers[name].decide(scenery, carried[name], nets[name])
         known = {k: self.followers[k].mask for k in anchors}
-        if self.mode == "pinned":
+        if self.mode.exclusive:
             masks = {k: m for k, m in exclude({**masks, **known}).items() if k not in anchors}
         found: dict[str, Found] = {}
         for name, probability in masks.items():
@@ -175,27 +214,34 @@ class ObjectTrack:
     def _predict(
         self, features: FrameFeatures, sizes: FrameSizes, frame: int, carried: Mapping[str, np.ndarray | None]
     ) -> dict[str, LevelPrediction]:
-        """The network's prediction for each object. Those that remember the same frames are asked for together; the
-        mask carried here is their sketch, left out where an object was out of sight, so that only the memory says
-        where it comes back."""
-        if not carried:
-            return {}
+        """The network's prediction for each object. The mask carried here is its sketch, left out where an object was
+        out of sight, so that only the memory says where it comes back."""
         grid = tuple(features.mask_features.shape[-2:])
         drawn = {k: paint_mask(guidance_of(c, sizes, grid)) for k, c in carried.items() if c is not None}
-        sketches = self._entries(features, drawn, frame, sketch=True)
+        return self._levels(features, frame, list(carried), self._entries(features, drawn, frame, sketch=True))
+
+    def _levels(
+        self, features: FrameFeatures, frame: int, names: Sequence[str], sketches: Mapping[str, MemoryEntry] = _NONE
+    ) -> dict[str, LevelPrediction]:
+        """The network's prediction for each object. Those that remember the same frames are asked for together; where
+        they share one bank, the frame reads it once for all of them."""
         groups: dict[Hashable, list[str]] = {}
-        for name in carried:
+        for name in names:
             walker = self.walkers[name]
             times = tuple(entry.time for entry in walker.memory.read())
             groups.setdefault((times, name in sketches, walker.condition.shapes), []).append(name)
         levels: dict[str, LevelPrediction] = {}
-        for names in groups.values():
-            walkers = [self.walkers[name] for name in names]
-            banks = [[*w.memory.read(), *filter(None, [sketches.get(n)])] for n, w in zip(names, walkers, strict=True)]
-            entries = [MemoryEntry.stacked(rows) for rows in zip(*banks, strict=True)]
+        for group in groups.values():
+            walkers = [self.walkers[name] for name in group]
+            if self.mode.shared:
+                entries = walkers[0].memory.read()
+            else:
+                drawn = [[sketches[name]] if name in sketches else [] for name in group]
+                banks = [[*walker.memory.read(), *more] for walker, more in zip(walkers, drawn, strict=True)]
+                entries = [MemoryEntry.stacked(rows) for rows in zip(*banks, strict=True)]
             condition = Condition.stacked([w.condition for w in walkers])
-            level = self.model.step(features, condition, entries, frame)[-1]
-            levels |= {name: level[n : n + 1] for n, name in enumerate(names)}
+            level = self.model.step(features, condition, entries, frame, coarse=self.mode.coarse)[-1]
+            levels |= {name: level[n : n + 1] for n, name in enumerate(group)}
         return levels
 
     def _entries(
@@ -208,27 +254,31 @@ class ObjectTrack:
         together = write(features, torch.cat(list(guidance.values())).to(features.mask_features), frame)
         return {name: together[n : n + 1] for n, name in enumerate(guidance)}
 
-    def _remember(
-        self, features: FrameFeatures, sizes: FrameSizes, frame: int, found: Mapping[str, Found],
-        anchors: Mapping[str, Anchor], predictions: Mapping[str, LevelPrediction],
-    ) -> None:  # fmt: skip
-        """Writes the frame into the banks, in the way of the mode."""
+    def _guidance(
+        self, features: FrameFeatures, sizes: FrameSizes, found: Mapping[str, Found],
+        predictions: Mapping[str, LevelPrediction],
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """Where the objects are that the frame is written with, (1, 1, h, w) by object."""
         grid = tuple(features.mask_features.shape[-2:])
         guidance: dict[str, torch.Tensor] = {}
         for object_id in self.walkers:
-            if object_id not in found:
-                continue
-            blend = self.mode == "fifo" and object_id in predictions
-            own = blend_masks(predictions[object_id]) if blend else guidance_of(found[object_id][0], sizes, grid)
-            guidance[object_id] = own.to(features.mask_features)
-        if self.mode == "fifo":
+            if object_id in found:
+                blend = self.mode.shared and object_id in predictions
+                own = blend_masks(predictions[object_id]) if blend else guidance_of(found[object_id][0], sizes, grid)
+                guidance[object_id] = own.to(features.mask_features)
+        return guidance
+
+    def _remember(
+        self, features: FrameFeatures, frame: int, guidance: Mapping[str, torch.Tensor], known: Collection[str]
+    ) -> None:
+        """Writes a frame into the banks, in the way of the mode; ``known``: objects whose mask was given there."""
+        if self.mode.shared:
             if guidance:
                 together = torch.stack(list(guidance.values())).amax(0)
                 next(iter(self.walkers.values())).remember(features, together, frame)
             return
         for object_id, entry in self._entries(features, guidance, frame).items():
-            known = object_id in anchors and not anchors[object_id].walked
-            self.walkers[object_id].memory.push(entry, pin=self.mode == "pinned" and known)
+            self.walkers[object_id].memory.push(entry, pin=self.mode.pins and object_id in known)
 
 
 def _first_of(segments: Segments, sizes: FrameSizes) -> Found:

@@ -52,7 +52,7 @@ def read_words(looking: Looking, prompt: Prompt, frame: int, task: Task, seed: i
     tokens = None
     if regions is not None:
         generator = torch.Generator().manual_seed(seed)
-        tokens = looking.model.region_tokens(looking.encoded(frame).stage3, regions, generator)
+        tokens = looking.model.tokens_on(looking.region_map(frame), regions, generator)
     query = query_of(task, prompt, rule.regions)
     condition = interpreter.read(looked, interpreter.render(task, query), tokens, share=task.shares_conditions)
     if task.select == "categories":
@@ -75,7 +75,7 @@ def predict_on(looking: Looking, worded: Worded, frame: int) -> Prediction:
     if worded.rule.task.select == "best" and model.config.memory.sketch:
         # a small model points better with words than it outlines; with the place marked it outlines as for a click
         pointed = [model.sketch(features, paint_words(features, worded.condition))]
-    level = model.step(features, worded.condition, pointed)[-1]
+    level = model.step(features, worded.condition, pointed, prepared=looking.prepared(frame))[-1]
     return Prediction(level.mask_logits[0], level.class_logits[0], looking.sizes(frame))
 
 

@@ -77,8 +77,17 @@ class PackedAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        return self.read(query, *self.keys_and_values(key, value), mask)
+
+    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both projected, (B, N, C)."""
+        (_, *weights), (_, *biases) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        k, v = (F.linear(x, w, b) for x, w, b in zip((key, value), weights, biases, strict=True))
+        return k, v
+
+    def read(self, query: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attention to what :meth:`keys_and_values` made; ``query`` (B, N, C) is not projected yet."""
+        q = F.linear(query, self.in_proj_weight.chunk(3)[0], self.in_proj_bias.chunk(3)[0])
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
 

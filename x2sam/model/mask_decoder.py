@@ -74,6 +74,24 @@ class NoWords(nn.Module):
         return torch.zeros_like(query)
 
 
+Seen = tuple[Tensor, Tensor]
+"""A map's projected keys and values (F, HW, C), as one layer's queries attend to it."""
+
+
+@dataclass(eq=False)
+class PreparedMaps:
+    """What the decoder makes of a picture before any prompt is known; good for maps that have read no memory.
+
+    layers: for each layer the keys and values of the map that it attends to
+    """
+
+    layers: list[Seen]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for seen in self.layers for t in seen)
+
+
 class DecoderLayer(nn.Module):
     def __init__(self, config: MaskDecoderConfig):
         super().__init__()
@@ -88,16 +106,14 @@ class DecoderLayer(nn.Module):
         self.fc2 = nn.Linear(config.ffn, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(
-        self, content: Tensor, position: Tensor, feature: Tensor, key: Tensor, allowed: Tensor, text: Condition
-    ) -> Tensor:
-        """``content`` (B, Q, C); ``feature`` and ``key`` (F, HW, C) of F pictures; ``allowed`` bool (B, Q, HW).
+    def forward(self, content: Tensor, position: Tensor, seen: Seen, allowed: Tensor, text: Condition) -> Tensor:
+        """``content`` (B, Q, C); ``seen`` (F, HW, C) of F pictures; ``allowed`` bool (B, Q, HW).
 
         B is a multiple of F: prompts on the same picture share its keys and values, their queries lie side by side.
         """
-        pictures = feature.shape[0]
+        pictures = seen[0].shape[0]
         fold = lambda x: x.unflatten(0, (pictures, -1)).flatten(1, 2)  # noqa: E731
-        read = self.cross_attn(fold(content + position), key, feature, fold(allowed)[:, None])
+        read = self.cross_attn.read(fold(content + position), *seen, fold(allowed)[:, None])
         content = self.cross_attn_layer_norm(content + read.view_as(content))
         mask = text.token_mask[:, None, None, :]
         read = self.text_cross_attn(content + position, text.tokens, text.tokens, mask)
@@ -149,37 +165,52 @@ class MaskDecoder(nn.Module):
         self.class_head = ClassHead(config.clamp, config.padding)
 
     def forward(
-        self, maps: list[Tensor], mask_features: Tensor, condition: Condition, every_level: bool = False
-    ) -> list[LevelPrediction]:
+        self, maps: list[Tensor], mask_features: Tensor, condition: Condition, every_level: bool = False,
+        prepared: Sequence[Seen | None] = (),
+    ) -> list[LevelPrediction]:  # fmt: skip
         """``maps`` at strides 16, 8, 4 and ``mask_features``, all (F, C, H, W); ``condition`` of B = F * P prompts.
 
         Prompt ``i`` belongs to picture ``i // P``. Returns the last prediction only, or with ``every_level`` (for the
-        auxiliary losses) the initial one and the one after each layer.
+        auxiliary losses) the initial one and the one after each layer. ``prepared`` has what :meth:`prepare` made of
+        the same maps, layer by layer, None where it has to be made now.
         """
-        features, keys, sizes = [], [], []
-        for index, level in enumerate(maps):
-            size = tuple(level.shape[-2:])
-            tokens = level.flatten(2).transpose(1, 2) + self.level_embed.weight[index]
-            sine = sine_position(*size, self.config.width, level.device, level.dtype).flatten(1).T
-            features.append(tokens)
-            keys.append(tokens + sine)
-            sizes.append(size)
+        tokens: dict[int, Seen] = {}  # of maps that something has to be made of
+        coarse = {} if every_level else {tuple(m.shape[-2:]): _coarser(mask_features, m.shape[-2:]) for m in maps}
         batch = condition.seg.shape[0]
         content = self.queries_features.weight + condition.seg
         position = self.queries_embedder.weight.expand(batch, -1, -1)
-        state, logits = self._masks(content, mask_features)
+        state, logits = self._masks(content, coarse.get(tuple(maps[0].shape[-2:]), mask_features))
         levels = [self._predict(state, logits, condition)] if every_level else []
         for index, layer in enumerate(self.layers):
-            level = index % len(maps)
-            allowed = self._allowed(logits, sizes[level])
-            content = layer(content, position, features[level], keys[level], allowed, condition)
-            state, logits = self._masks(content, mask_features)
-            if every_level or index == len(self.layers) - 1:
+            level, last = index % len(maps), index == len(self.layers) - 1
+            seen = prepared[index] if prepared else None
+            if seen is None:
+                tokens.setdefault(level, self._tokens(maps[level], level))
+                seen = layer.cross_attn.keys_and_values(*tokens[level])
+            allowed = self._allowed(logits, tuple(maps[level].shape[-2:]))
+            content = layer(content, position, seen, allowed, condition)
+            following = tuple(maps[(index + 1) % len(maps)].shape[-2:])
+            state, logits = self._masks(content, mask_features if last else coarse.get(following, mask_features))
+            if every_level or last:
                 levels.append(self._predict(state, logits, condition))
         return levels
 
+    def prepare(self, maps: list[Tensor]) -> PreparedMaps:
+        """Keys and values of maps (F, C, H, W) that depend on no prompt."""
+        tokens = [self._tokens(one, level) for level, one in enumerate(maps)]
+        rows = [tokens[index % len(maps)] for index in range(len(self.layers))]
+        return PreparedMaps(
+            [layer.cross_attn.keys_and_values(*row) for layer, row in zip(self.layers, rows, strict=True)]
+        )
+
+    def _tokens(self, one: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """What keys and values are made of, both (F, HW, C): the map with and without where each cell is."""
+        values = one.flatten(2).transpose(1, 2) + self.level_embed.weight[level]
+        sine = sine_position(*one.shape[-2:], self.config.width, one.device, one.dtype).flatten(1).T
+        return values + sine, values
+
     def _masks(self, content: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed states (B, Q, C) and mask logits (B, Q, h, w)."""
+        """Normed states (B, Q, C) and mask logits (B, Q, h, w) at the size of ``mask_features``."""
         state = self.layernorm(content)
         kernels = self.mask_predictor(state)
         pictures = mask_features.shape[0]
@@ -194,6 +225,13 @@ class MaskDecoder(nn.Module):
     @torch.no_grad()
     def _allowed(logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Where each query may look in the next layer: inside its own mask so far; everywhere when that is empty."""
-        small = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).flatten(2)
-        inside = small.sigmoid() >= 0.5
+        inside = _coarser(logits, size).flatten(2) >= 0  # a probability of one half and more
         return inside | ~inside.any(-1, keepdim=True)
+
+
+def _coarser(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, C, h, w) at another size (H, W). A mask is a sum of feature maps, and so is resizing: logits made of
+    coarser features are the coarser logits, for a fraction of the work."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -13,11 +13,17 @@ from x2sam.model.layers import attend, sine_position
 from x2sam.model.mask_memory import MemoryEntry
 
 
-def rotary_table(height: int, width: int, channels: int, theta: float, device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (H*W, channels): the first half of the channel pairs turns with x, the second with y."""
+def rotary_table(
+    height: int, width: int, channels: int, theta: float, device, pool: tuple[int, int] = (1, 1)
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (H*W, channels): the first half of the channel pairs turns with x, the second with y.
+
+    ``pool`` (rows, columns): the cells are means of so many cells of a finer map, and stand where their middles are.
+    """
     frequency = theta ** -(torch.arange(0, channels, 4, device=device, dtype=torch.float32) / channels)
     index = torch.arange(height * width, device=device)
     x, y = (index % width).float(), torch.div(index, width, rounding_mode="floor").float()
+    y, x = (place * step + (step - 1) / 2 for place, step in zip((y, x), pool, strict=True))
     angle = torch.cat((torch.outer(x, frequency), torch.outer(y, frequency)), -1).repeat_interleave(2, -1)
     return angle.cos(), angle.sin()
 
@@ -88,12 +94,18 @@ class MemoryAttention(nn.Module):
         self.layers = nn.ModuleList(MemoryAttentionLayer(config) for _ in range(config.attention_layers))
         self.layer_norm = nn.LayerNorm(config.width)
 
-    def forward(self, maps: list[Tensor], entries: list[MemoryEntry], time: int) -> list[Tensor]:
+    def forward(
+        self, maps: list[Tensor], entries: list[MemoryEntry], time: int, coarse: bool = False
+    ) -> list[Tensor]:
         """``maps`` (F, C, H, W) at strides 16, 8, 4 and what frame ``time`` may read.
 
         Entries of batch B (a multiple of F) condition copies of the maps, so the levels that read memory come back
         with B rows, the others with F. The distance in time is counted without sign: backward tracks see it as
         forward ones.
+
+        coarse: maps finer than the memory read it on the memory's own grid: the mean of the cells that lie in one of
+        the memory's asks for all of them, and what is read is added to each. An approximation; the work of the finest
+        map falls to that of the coarsest.
         """
         if not entries:
             return maps
@@ -105,7 +117,7 @@ class MemoryAttention(nn.Module):
             for entry in entries:
                 if entry.sketch is not None and entry.grid == tuple(copies.shape[-2:]):
                     copies = copies + entry.levels[index].transpose(1, 2).unflatten(-1, entry.grid)
-            out[level] = self._read(copies, memory, position)
+            out[level] = self._read(copies, memory, position, entries[0].grid if coarse else None)
         return out
 
     def positions(self, entries: list[MemoryEntry], time: int, device, dtype) -> Tensor:
@@ -117,11 +129,19 @@ class MemoryAttention(nn.Module):
             parts.append(place + time_encoding(abs(time - entry.time), width, device, dtype))
         return torch.cat(parts)[None]
 
-    def _read(self, level: Tensor, memory: Tensor, position: Tensor) -> Tensor:
-        size = tuple(level.shape[-2:])
-        width = self.config.width
-        x = (level + 0.1 * sine_position(*size, width, level.device, level.dtype)).flatten(2).transpose(1, 2)
-        table = rotary_table(*size, width, self.config.rope_theta, level.device)
+    def _read(self, level: Tensor, memory: Tensor, position: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """The map (B, C, H, W) after it read ``memory``; at the size of ``grid``, where that is given and coarser."""
+        width, theta = self.config.width, self.config.rope_theta
+        placed = level + 0.1 * sine_position(*level.shape[-2:], width, level.device, level.dtype)
+        size = tuple(level.shape[-2:]) if grid is None else tuple(map(min, level.shape[-2:], grid))
+        pooled = placed if size == tuple(level.shape[-2:]) else F.adaptive_avg_pool2d(placed, size)
+        pool = tuple(whole // part for whole, part in zip(level.shape[-2:], size, strict=True))
+        table = rotary_table(*size, width, theta, level.device, pool)
+        x = pooled.flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x, memory, position, table)
-        return self.layer_norm(x).transpose(1, 2).unflatten(-1, size)
+        if pooled is not placed:
+            change = x.transpose(1, 2).unflatten(-1, size) - pooled
+            placed = placed + F.interpolate(change, size=level.shape[-2:], mode="bilinear", align_corners=False)
+            x = placed.flatten(2).transpose(1, 2)
+        return self.layer_norm(x).transpose(1, 2).unflatten(-1, level.shape[-2:])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from x2sam.config import MemoryConfig, X2SAMConfig
 from x2sam.model.layers import Projector
-from x2sam.model.mask_decoder import Condition, LevelPrediction, MaskDecoder
+from x2sam.model.mask_decoder import Condition, LevelPrediction, MaskDecoder, PreparedMaps, Seen
 from x2sam.model.mask_encoder import MaskEncoder
 from x2sam.model.mask_memory import MemoryEntry
 from x2sam.model.memory_attention import MemoryAttention
@@ -139,7 +139,11 @@ class X2SAM(nn.Module):
 
     def region_tokens(self, stage3: Tensor, masks: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Tokens (N, n, D) of N region masks at network size, read from one picture's ``stage3`` (1, H, W, width)."""
-        return sample_regions(self.mask_encoder.region_map(stage3)[0], masks, self.config.region, generator)
+        return self.tokens_on(self.mask_encoder.region_map(stage3), masks, generator)
+
+    def tokens_on(self, region_map: Tensor, masks: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The same from the picture's map (1, H/2, W/2, D), which is the same for every prompt."""
+        return sample_regions(region_map[0], masks, self.config.region, generator)
 
     def condition(self, states: Tensor, cond_ids: Tensor, seg_ids: Tensor, share: bool = False) -> Condition:
         """Language states (B, L, D) with phrase and ``<SEG>`` numbers (B, L), -1 elsewhere, to a condition.
@@ -181,13 +185,27 @@ class X2SAM(nn.Module):
         memory: Sequence[MemoryEntry] = (),
         time: int = 0,
         every_level: bool = False,
+        prepared: PreparedMaps | None = None,
+        coarse: bool = False,
     ) -> list[LevelPrediction]:
         """Decode one frame, conditioned on the words and on what ``memory`` holds.
 
-        ``features`` of F pictures, ``condition`` of B = F * P prompts, prompt i on picture i // P; entries have B rows.
+        ``features`` of F pictures, ``condition`` of B = F * P prompts, prompt i on picture i // P; entries have B rows,
+        or F rows: then all prompts read the same memory. ``prepared``: of ``features.maps``, where many prompts come
+        one after another; maps that read memory are another matter and go without. ``coarse``: memory is read on its
+        own grid (see :class:`x2sam.model.memory_attention.MemoryAttention`).
         """
-        maps = self.memory_attention(features.maps, list(memory), time)
-        return self.mask_decoder(maps, self._mask_features(features, maps, memory), condition, every_level)
+        maps = self.memory_attention(features.maps, list(memory), time, coarse)
+        known: list[Seen | None] = []
+        if prepared is not None:
+            levels = len(maps)
+            same = [one is plain for one, plain in zip(maps, features.maps, strict=True)]
+            known = [seen if same[i % levels] else None for i, seen in enumerate(prepared.layers)]
+        return self.mask_decoder(maps, self._mask_features(features, maps, memory), condition, every_level, known)
+
+    def prepare(self, features: FrameFeatures) -> PreparedMaps:
+        """What every prompt on these features would compute anew: the mask decoder's keys and values."""
+        return self.mask_decoder.prepare(features.maps)
 
     def _mask_features(self, features: FrameFeatures, maps: list[Tensor], memory: Sequence[MemoryEntry]) -> Tensor:
         """Mask features (B or F, C, h, w): the picture's, plus what was read and drawn where the memory is dense."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from x2sam.config import MemoryConfig
 from x2sam.errors import PromptError
 from x2sam.model.dual_vision_language import DualVisionLanguage
-from x2sam.model.mask_decoder import Condition, LevelPrediction
+from x2sam.model.mask_decoder import Condition, LevelPrediction, PreparedMaps
 from x2sam.model.mask_memory import MemoryEntry
 from x2sam.model.sam_encoder import SamEncoder
 from x2sam.model.x2sam import X2SAM, EncodedFrame, FrameFeatures
@@ -35,11 +35,14 @@ class XSAM(X2SAM):
         memory: Sequence[MemoryEntry] = (),
         time: int = 0,
         every_level: bool = False,
+        prepared: PreparedMaps | None = None,
+        coarse: bool = False,
     ) -> list[LevelPrediction]:
         """Decode one picture, conditioned on the words. Raises PromptError where something was remembered."""
         if memory:
             raise PromptError(f"the model {self.config.name} has no memory of other frames")
-        return self.mask_decoder(features.maps, features.mask_features, condition, every_level)
+        known = () if prepared is None else prepared.layers
+        return self.mask_decoder(features.maps, features.mask_features, condition, every_level, known)
 
     def remember(self, features: FrameFeatures, guidance: Tensor | LevelPrediction, time: int) -> MemoryEntry:
         raise PromptError(f"the model {self.config.name} has no memory; it answers about pictures, one by one")

@@ -13,7 +13,8 @@ from x2sam.errors import PromptError
 from x2sam.inference.feature_cache import FeatureCache
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
-from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
+from x2sam.inference.object_rounds import AGREES, ObjectRounds, Round, rounds_of
+from x2sam.model.mask_decoder import LevelPrediction
 from x2sam.structures import Point, Prompt
 
 SIZE = (60, 90)
@@ -190,3 +191,25 @@ def test_pictures_with_padding(build_tiny, tiny_tokenizer):
         rounds = rounds_on(model, tiny_tokenizer)
         found = answered(rounds, Prompt(boxes=((10, 10, 50, 50),), points=(PLUS, MINUS)))
         assert found[-1].probability.shape == (11, 16)
+
+
+def test_the_chosen_query_is_the_best_of_all(rounds):
+    """Agreement is only worked out where it can still decide; working it out everywhere chooses the same."""
+    sizes, generator = rounds.looking.sizes(0), torch.Generator().manual_seed(3)
+    height, width = (round(side / 4) for side in sizes.scaled)
+    for number in range(20):
+        logits = torch.randn(1, 6, 16, 16, generator=generator) * 3
+        classes = torch.randn(1, 6, 2, generator=generator)
+        previous = torch.rand(height, width, generator=generator).numpy() if number % 2 else None
+        points = (Point(20.5, 20), Point(70, 40, positive=False), Point(90, 0))
+        level = LevelPrediction(logits, classes, torch.zeros(1, 6, 1))
+        chosen = rounds._choose(level, points, previous, sizes, None, None, None)
+
+        masks = logits[0, :, :height, :width].sigmoid()
+        grid = torch.tensor([[2 * p.x / SIZE[1] - 1, 2 * p.y / SIZE[0] - 1] for p in points])[None, None]
+        at = torch.nn.functional.grid_sample(masks[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
+        value = classes[0].softmax(-1)[:, 0] + torch.cat((at[:, :1], 1 - at[:, 1:2], at[:, 2:]), 1).mean(1)
+        if previous is not None:
+            known = torch.from_numpy(previous)
+            value += AGREES * torch.minimum(masks, known).sum((1, 2)) / torch.maximum(masks, known).sum((1, 2))
+        assert np.allclose(chosen.probability, masks[int(value.argmax())].numpy(), atol=1e-6)

@@ -68,7 +68,7 @@ def walked(clip: Looking, objects, mode: str, frames=range(9)) -> dict[int, dict
 
 
 def test_an_unknown_mode_is_named(clip):
-    with pytest.raises(ValueError, match="fifo, per-object, pinned"):
+    with pytest.raises(ValueError, match="fifo, per-object, pinned, fast"):
         ObjectTrack(clip.model, [], "everything")
 
 
@@ -112,14 +112,16 @@ def test_banks_of_their_own_keep_objects_apart(tiny_model, tiny_tokenizer):
             track = ObjectTrack(clip.model, objects, mode)
             for f in range(3):
                 step(clip, track, f, f == 0)
+            track.write()
             written[mode].append([e.levels[0] for e in track.walkers["a"].memory.read()])
     # Objects are written together, so sums may be rounded another way.
     alike = lambda x, y: torch.allclose(x, y, atol=1e-5)  # noqa: E731
     same = {m: all(alike(x, y) for x, y in zip(*written[m], strict=True)) for m in MODES}
-    assert same == {"fifo": False, "per-object": True, "pinned": True}
+    assert same == {"fifo": False, "per-object": True, "pinned": True, "fast": True}
 
 
 def held(track: ObjectTrack, name: str) -> list[int]:
+    track.write()
     return [entry.time for entry in track.walkers[name].memory.read()]
 
 
@@ -132,7 +134,38 @@ def test_what_each_mode_keeps(clip):
         for frame in range(9):
             step(clip, track, frame, frame == 0)
         kept[mode] = held(track, "a")
-    assert kept == {"fifo": [4, 5, 6, 7, 8], "per-object": [4, 5, 6, 7, 8], "pinned": [0, 2, 4, 5, 6, 7, 8]}
+    fifo, pinned = [4, 5, 6, 7, 8], [0, 2, 4, 5, 6, 7, 8]
+    assert kept == {"fifo": fifo, "per-object": fifo, "pinned": pinned, "fast": pinned}
+
+
+def test_what_no_frame_reads_is_not_written(clip, monkeypatch):
+    """A frame is written when the next one comes, so the last one never is."""
+    written = []
+    remember = ObjectTrack._remember
+    monkeypatch.setattr(
+        ObjectTrack, "_remember", lambda self, f, frame, *rest: written.append(frame) or remember(self, f, frame, *rest)
+    )
+    walked(clip, [tracked(clip, "a", {0: box(4, 4, 20, 30)})], "pinned", range(4))
+    assert written == [0, 1, 2]
+
+
+def test_objects_in_one_bank_read_it_once(tiny_model, tiny_tokenizer):
+    """The frame reads the memory once for both, and each gets what it would get if it were asked alone."""
+    clip = looking_at(tiny_model, tiny_tokenizer)
+    objects = [tracked(clip, name, {0: box(4, 4, 20, 30)}, seed) for seed, name in enumerate("ab")]
+    track = ObjectTrack(clip.model, objects, "fifo")
+    step(clip, track, 0, True)
+    track.write()
+    reads: list[int] = []
+    hook = tiny_model.memory_attention.register_forward_hook(lambda _m, _i, out: reads.append(len(out[0])))
+    try:
+        together = track._levels(clip.later_features(1), 1, ["a", "b"])
+    finally:
+        hook.remove()
+    assert reads == [1]
+    for name in "ab":
+        alone = track.walkers[name].step(clip.later_features(1), 1)
+        assert torch.allclose(together[name].mask_logits, alone.mask_logits, atol=1e-4)
 
 
 def test_one_bank_holds_one_entry_per_frame(clip):
@@ -157,10 +190,12 @@ def test_the_papers_way_writes_the_blend_of_all_queries(clip):
     thing = tracked(clip, "a", {0: box(4, 4, 20, 30)})
     track = ObjectTrack(clip.model, [thing], "fifo")
     step(clip, track, 0, True)
+    track.write()
     features = clip.later_features(1)
     level = clip.model.step(features, thing.condition, track.walkers["a"].memory.read(), 1)[-1]
     expected = clip.model.remember(features, blend_masks(level), 1)
     track.advance(features, clip.sizes(1), 1, clip.picture(1))
+    track.write()
     assert torch.equal(track.walkers["a"].memory.read()[-1].levels[0], expected.levels[0])
 
 
@@ -231,9 +266,9 @@ def test_objects_that_are_asked_for_together_are_answered_as_alone(sketching_mod
                 found, expected = together[frame][thing.object_id], alone[frame][thing.object_id]
                 assert (found[0] != expected[0]).mean() < 2e-3 and found[1] == pytest.approx(expected[1], abs=1e-4)
 
-    def counted(self, features, condition, memory=(), time=0, every_level=False):
+    def counted(self, features, condition, *rest, **more):
         calls.append(condition.seg.shape[0])
-        return step(self, features, condition, memory, time, every_level)
+        return step(self, features, condition, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(sketching_model), "step", counted)

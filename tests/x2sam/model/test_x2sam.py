@@ -8,6 +8,7 @@ import torch
 from x2sam.config import RegionConfig
 from x2sam.errors import PromptError
 from x2sam.model.mask_decoder import Condition, MaskDecoder
+from x2sam.model.memory_attention import rotary_table
 from x2sam.model.memory_encoder import blend_masks
 from x2sam.model.pixel_decoder import DeformableAttention
 from x2sam.model.region_sampler import sample_points, sample_regions
@@ -172,7 +173,53 @@ def test_every_level_ends_with_the_one_that_is_used(model):
     words = condition(model)
     levels = model.step(features, words, every_level=True)
     assert len(levels) == model.config.mask_decoder.layers + 1
-    assert torch.equal(levels[-1].mask_logits, model.step(features, words)[-1].mask_logits)
+    # between layers masks are made at the size that the next one looks at, which is the same but for rounding
+    assert torch.allclose(levels[-1].mask_logits, model.step(features, words)[-1].mask_logits, atol=1e-4)
+
+
+def test_what_was_prepared_is_not_made_again(model, monkeypatch):
+    features, words = model.decode_pixels(model.encode(pixels(1)), first=True), condition(model)
+    plain, prepared = model.step(features, words)[-1], model.prepare(features)
+    made = []
+    projected = type(model.mask_decoder.layers[0].cross_attn).keys_and_values
+    monkeypatch.setattr(
+        type(model.mask_decoder.layers[0].cross_attn), "keys_and_values",
+        lambda self, key, value: made.append(key.shape[1]) or projected(self, key, value),
+    )  # fmt: skip
+    again = model.step(features, words, prepared=prepared)[-1]
+    assert torch.equal(again.mask_logits, plain.mask_logits)
+    # only those of the words, once a layer: 3 maps of 16, 64 and 256 cells are there already
+    assert len(made) == len(model.mask_decoder.layers) and not {16, 64, 256} & set(made)
+    assert prepared.nbytes == sum(2 * n * model.config.width * 4 for n in (16, 64, 256))
+
+
+def test_maps_that_read_memory_are_prepared_anew(tiny_model):
+    features, words = tiny_model.decode_pixels(tiny_model.encode(pixels(1)), first=False), condition(tiny_model)
+    entry = tiny_model.remember(features, torch.ones(1, 1, 16, 16), 0)
+    prepared = tiny_model.prepare(features)
+    plain = tiny_model.step(features, words, [entry], 1)[-1]
+    again = tiny_model.step(features, words, [entry], 1, prepared=prepared)[-1]
+    assert torch.equal(again.mask_logits, plain.mask_logits)
+
+
+def test_coarse_reading_changes_only_finer_maps(tiny_model):
+    features = tiny_model.decode_pixels(tiny_model.encode(pixels(1)), first=False)
+    entry = tiny_model.remember(features, torch.ones(1, 1, 16, 16), 0)
+    exact, coarse = (tiny_model.memory_attention(features.maps, [entry], 1, flag) for flag in (False, True))
+    assert torch.equal(exact[0], coarse[0])  # this one has the memory's grid
+    for level in (1, 2):
+        assert coarse[level].shape == exact[level].shape
+        unread = tiny_model.memory_attention.layer_norm(features.maps[level].transpose(1, -1)).transpose(1, -1)
+        off, nothing_read = ((one - exact[level]).abs().mean() for one in (coarse[level], unread))
+        assert 0 < off < nothing_read
+
+
+def test_pooled_cells_turn_as_their_middles_do():
+    """Cells of 2 x 4: one whose columns are 4 to 7 stands at x = 5.5, one of rows 2 and 3 at y = 2.5. Of 8 channels
+    the first four turn with x, by 1 and 10,000 ** -0.5 a cell, the others with y."""
+    cos, sin = rotary_table(2, 2, 8, 10000.0, "cpu", (2, 4))
+    angles = torch.tensor([5.5, 5.5, 0.055, 0.055, 2.5, 2.5, 0.025, 0.025])
+    assert torch.allclose(cos[3], angles.cos(), atol=1e-6) and torch.allclose(sin[3], angles.sin(), atol=1e-6)
 
 
 def test_blended_masks_lie_between_those_of_the_queries(model):
