@@ -34,8 +34,8 @@ from x2sam.model.x2sam import X2SAM
 from x2sam.straightforward import Straightforward, Watch, watched
 from x2sam.structures import Point, Prompt
 
-# float32: how far equal outputs may be apart, in mask logits. Rounding alone makes 1e-4 at most; where it carries a cell
-# of a mask between two layers over one half, a query looks at that cell or not, which moves later logits by a hundredth.
+# float32: how far equal outputs may be apart, in mask logits. Rounding alone makes 1e-4 at most; where it carries a
+# cell of a mask between two layers over one half, a query looks there or not, which moves later logits by a hundredth.
 TOLERANCE = 2e-2
 CLICKS_PER_OBJECT = 5
 Step = Callable[[str], None]
