@@ -18,16 +18,16 @@ XSAM_COPY = Path(__file__).parent / "parity" / "data_xsam"
 pytest_plugins = ["workplace", "video_place"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Where two processes share the tests (``make test``), one has all that need the real Label Studio, from the start;
     the other has the rest, file by file, so that what the tests of a file share is made once."""
-    if not hasattr(config, "workerinput"):
-        return
-    waits = {item: "label_studio" in item.fixturenames for item in items}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("label-studio" if waits[item] else str(item.path)))
-    items.sort(key=lambda item: not waits[item])
+    if hasattr(config, "workerinput"):
+        waits = {item: "label_studio" in item.fixturenames for item in items}
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("label-studio" if waits[item] else item.path.stem))
+        items.sort(key=lambda item: not waits[item])
+    return (yield)
 
 
 @pytest.fixture(autouse=True)
