@@ -28,7 +28,7 @@ demo: .venv/installed .venv-ls/installed
 	$(RUN) scripts/demo.py $(if $(DEMO_ONCE),--once)
 
 test: .venv/installed .venv-ls/installed .venv/chromium
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
 guide: .venv/installed .venv-ls/installed .venv/chromium
 	X2SAM_GUIDE=1 $(RUN) -m pytest tests/browser/test_guide.py

@@ -18,16 +18,26 @@ XSAM_COPY = Path(__file__).parent / "parity" / "data_xsam"
 pytest_plugins = ["workplace", "video_place"]
 
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
+WITH_LABEL_STUDIO = ("tests/browser/", "tests/integration/")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Where two processes share the tests (``make test``), one has all that need the real Label Studio, from the start;
-    the other has the rest, file by file, so that what the tests of a file share is made once."""
+    """Where two processes share the tests (``make test``), those with a real Label Studio come first: one of the two
+    has them all."""
     if hasattr(config, "workerinput"):
-        waits = {item: "label_studio" in item.fixturenames for item in items}
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("label-studio" if waits[item] else item.path.stem))
-        items.sort(key=lambda item: not waits[item])
-    return (yield)
+        items.sort(key=lambda item: not item.nodeid.startswith(WITH_LABEL_STUDIO))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The other process has the rest, file by file, so that what the tests of a file share is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByNeed(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "label-studio" if nodeid.startswith(WITH_LABEL_STUDIO) else nodeid.split("::", 1)[0]
+
+    return ByNeed(config, log)
 
 
 @pytest.fixture(autouse=True)
