@@ -59,8 +59,9 @@ def test_parts_that_nobody_asked_for_are_left_out(tiny_model, tiny_tokenizer):
 
 def test_both_ways_agree(measured):
     assert set(measured["differences"]) == {"click", "text", "track", "track pinned", "track fifo"}
-    assert 0 <= measured["max_abs_diff"] == max(measured["differences"].values()) <= TOLERANCE
+    assert 0 <= measured["max_abs_diff"] == max(measured["differences"].values()) <= 2e-3
     assert measured["mask_iou"] == 1.0 and measured["dtype"] == "float32"
+    assert 0 < measured["float64_abs_diff"] <= TOLERANCE / 1000  # two orders of the same additions, and nothing else
 
 
 def test_each_way_does_its_own_work(measured):
@@ -91,7 +92,7 @@ def test_models_that_sketch_agree_too(sketching_model, tiny_tokenizer):
         )
     assert result["calls"]["next_click"]["language_model"] == 0
     assert result["calls"]["straightforward_click"]["language_model"] > 2
-    assert result["max_abs_diff"] <= TOLERANCE and result["mask_iou"] == 1.0
+    assert result["float64_abs_diff"] <= TOLERANCE and result["mask_iou"] == 1.0
 
 
 def test_outputs_that_differ_are_not_reported(tiny_model, tiny_tokenizer, monkeypatch):
@@ -103,7 +104,7 @@ def test_outputs_that_differ_are_not_reported(tiny_model, tiny_tokenizer, monkey
         return condition
 
     monkeypatch.setattr(WordByWord, "read", forgetful)
-    with Engine(tiny_model, tiny_tokenizer, "tiny") as engine, pytest.raises(MeasurementError, match=r"click .* text"):
+    with Engine(tiny_model, tiny_tokenizer, "tiny") as engine, pytest.raises(MeasurementError, match="float64"):
         run(engine, SMALL)
 
 

@@ -30,7 +30,7 @@ def test_a_second_click_runs_no_encoder(measured):
 
 def test_both_ways_agree(measured):
     assert set(measured["differences"]) == {"click", "text"}
-    assert 0 <= measured["max_abs_diff"] <= TOLERANCE and measured["mask_iou"] == 1.0
+    assert 0 <= measured["float64_abs_diff"] <= TOLERANCE and measured["mask_iou"] == 1.0
     assert measured["dtype"] == "float32"
 
 
