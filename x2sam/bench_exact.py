@@ -16,6 +16,7 @@ import torch
 from x2sam.bench_models import PATIENCE
 from x2sam.data.tasks import find_task
 from x2sam.inference.engine import Engine
+from x2sam.inference.walk import at_picture_size
 from x2sam.straightforward import Straightforward, watched
 from x2sam.structures import Prompt
 
@@ -29,17 +30,17 @@ def difference_in_float64(engine: Engine, picture: np.ndarray, clicks: Sequence[
     model = engine.model
     if model.dtype != torch.float32 or sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
         return None
-    task, before, apart = find_task("intseg", "image"), None, [0.0]
+    task, before, mask, apart = find_task("intseg", "image"), None, None, [0.0]
     tokenizer = engine.interpreter.encoder.tokenizer
     exact = Engine(deepcopy(model).double(), tokenizer, timeout=PATIENCE, hang=PATIENCE)
     with exact, watched(exact.model) as watch:
         session, straight = exact.open(picture), Straightforward(exact, picture[None], watch)
         for prompt in clicks:
-            answer = exact.run(lambda p=prompt, b=before: session.rounds.answer(p, b, None, 0, task))
+            answer = exact.run(lambda p=prompt, b=before, m=mask: session.rounds.answer(p, b, m, 0, task))
             ours = watch.last
-            straight.click(prompt, before, None)
+            straight.click(prompt, before, mask)
             apart.append(float((ours.mask_logits - watch.last.mask_logits).abs().max()))
-            before = answer
+            before, mask = answer, at_picture_size(answer.probability, picture.shape[:2])
     return float(np.max(apart))
 
 
