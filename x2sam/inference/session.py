@@ -36,7 +36,8 @@ from x2sam.structures import FrameMasks, Mask, Prompt
 if TYPE_CHECKING:
     from x2sam.inference.engine import Engine
 
-REMEMBERED_ROUNDS = 256
+REMEMBERED_BYTES = 64 * 2**20  # of answers, by session; a large picture's are megabytes each
+REMEMBERED_OBJECTS = 32  # that were prompted and neither corrected nor followed
 REMEMBERED_FINDINGS = 256
 
 
@@ -49,7 +50,9 @@ class Session:
         self.modality = "video" if len(looking) > 1 and engine.remembers else "image"
         self.rounds = ObjectRounds(looking, engine.seed)
         self._objects: dict[str, Tracked] = {}
+        self._prompted: OrderedDict[str, None] = OrderedDict()  # those that may be forgotten, the latest last
         self._answers: OrderedDict[tuple, tuple[Round, np.ndarray]] = OrderedDict()
+        self._answers_bytes = 0
         self._findings: OrderedDict[str, dict[int, Finding]] = OrderedDict()
         self._surveyed: tuple[tuple, Survey] | None = None
         self._numbers = itertools.count(1)
@@ -235,6 +238,7 @@ class Session:
         self._take_up(object_id)
         with self._lock:
             known = self._objects.get(object_id)
+            self._prompted.pop(object_id, None)
         if known is None:
             if not mask.any():
                 raise PromptError(f"object {object_id} is unknown and its mask is empty; mark it on a frame first")
@@ -344,6 +348,8 @@ class Session:
         with self._lock:
             missing = [i for i in object_ids if i not in self._objects]
             objects = [self._objects[i] for i in object_ids if i in self._objects]
+            for object_id in object_ids:
+                self._prompted.pop(object_id, None)
         if missing or not objects:
             raise PromptError(f"nothing to track: {', '.join(missing) or 'no object was named'}; prompt it first")
         return objects
@@ -391,7 +397,9 @@ class Session:
             self.engine.cache.forget(self.looking.key)
         with self._lock:
             self._objects.clear()
+            self._prompted.clear()
             self._answers.clear()
+            self._answers_bytes = 0
             self._findings.clear()
 
     def _need_memory(self) -> None:
@@ -403,11 +411,17 @@ class Session:
     def _remember(self, prompt: Prompt, condition, rule: Rule, anchor: Anchor) -> str:
         with self._lock:
             object_id = prompt.object_id or self.new_id()
+            if object_id not in self._objects or object_id in self._prompted:
+                self._prompted[object_id] = None
+                self._prompted.move_to_end(object_id)
             known = self._objects.setdefault(object_id, Tracked(object_id, condition, rule))
             known.condition, known.rule = condition, rule
             locked = anchor.frame in known.anchors and known.anchors[anchor.frame].locked
             if not locked:
                 known.anchors[anchor.frame] = anchor
+            while len(self._prompted) > REMEMBERED_OBJECTS:
+                oldest, _ = self._prompted.popitem(last=False)
+                self._objects.pop(oldest, None)
             return object_id
 
     def new_id(self) -> str:
@@ -435,9 +449,11 @@ class Session:
 
     def _keep(self, key: tuple, found: tuple[Round, np.ndarray]) -> None:
         with self._lock:
+            before = self._answers.pop(key, None)
             self._answers[key] = found
-            while len(self._answers) > REMEMBERED_ROUNDS:
-                self._answers.popitem(last=False)
+            self._answers_bytes += _bytes_of(found) - (_bytes_of(before) if before else 0)
+            while self._answers_bytes > REMEMBERED_BYTES and len(self._answers) > 1:
+                self._answers_bytes -= _bytes_of(self._answers.popitem(last=False)[1])
 
     def _check_inside(self, prompt: Prompt, frame: int) -> None:
         height, width = self.size(frame)
@@ -456,6 +472,11 @@ def _masks_of(found: Mapping[str, Found], ratings: Mapping[str, Rating]) -> list
 
 def _asked(prompt: Prompt, frame: int) -> tuple:
     return (*_key_of(prompt, frame), prompt.text, prompt.categories)
+
+
+def _bytes_of(found: tuple[Round, np.ndarray]) -> int:
+    answer, mask = found
+    return mask.nbytes + answer.probability.nbytes + answer.region.nbytes
 
 
 def _key_of(prompt: Prompt, frame: int) -> tuple:

@@ -90,16 +90,21 @@ class Walker:
         self.memory.push(self.model.remember(features, guidance, time), pin)
 
 
-@dataclass(eq=False)
 class Anchor:
-    """A frame where the object's mask is known: ``locked`` by a person, or proposed when it was prompted, or
-    ``walked``: an earlier walk found it, which is gone on with."""
+    """A frame where the object's mask (H, W) is known: ``locked`` by a person, or proposed when it was prompted, or
+    ``walked``: an earlier walk found it, which is gone on with. Sessions keep many: a bit for each pixel."""
 
-    frame: int
-    mask: np.ndarray
-    score: float = 1.0
-    locked: bool = False
-    walked: bool = False
+    def __init__(
+        self, frame: int, mask: np.ndarray, score: float = 1.0, locked: bool = False, walked: bool = False
+    ):  # fmt: skip
+        self.frame, self.score, self.locked, self.walked = frame, score, locked, walked
+        self._size, self._bits = mask.shape, np.packbits(mask != 0)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (H, W)."""
+        height, width = self._size
+        return np.unpackbits(self._bits, count=height * width).reshape(height, width).view(bool)
 
 
 @dataclass(eq=False)

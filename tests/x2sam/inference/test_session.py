@@ -438,3 +438,34 @@ def test_doubts_come_with_tracked_masks(build_engine, sketching_model):
     met = {f.frame: f.masks[0].doubt for f in session.track(["a"])}
     assert met[0] is None and met[5] is None and all(0 < met[k] < 1 for k in range(1, 5))
     assert met[3] != single[3]
+
+
+# memory
+
+
+def test_answers_are_kept_up_to_a_number_of_bytes(tiny_engine, monkeypatch):
+    image = picture()
+    session = tiny_engine.open(image)
+    (first,) = session.segment(CLICK)
+    kept, one = session._answers_bytes, len(session._answers)
+    assert one == 1 and kept >= image.shape[0] * image.shape[1]
+    monkeypatch.setattr("x2sam.inference.session.REMEMBERED_BYTES", 3 * kept)
+    for x in range(10, 70, 4):
+        session.segment(Prompt(points=(Point(x, 30),)))
+        assert session._answers_bytes <= 3 * kept
+    assert len(session._answers) == 3
+    assert_equal(session.segment(CLICK), [first])  # forgotten, and found anew
+    session.close()
+    assert session._answers_bytes == 0
+
+
+def test_objects_that_were_only_prompted_are_forgotten_the_oldest_first(build_engine, tiny_model, monkeypatch):
+    monkeypatch.setattr("x2sam.inference.session.REMEMBERED_OBJECTS", 3)
+    video = build_engine(tiny_model, snap=False).open(clip(2))
+    corrected = video.segment(CLICK)[0].object_id
+    video.correct(0, corrected, box(10, 10, 40, 40))
+    names = [video.segment(Prompt(points=(Point(x, 30),)))[0].object_id for x in (10, 20, 30, 40)]
+    video.segment(replace(CLICK, object_id=corrected))  # prompted again it still is a person's
+    assert [len(list(video.track([name]))) for name in (corrected, *names[1:])] == [2, 2, 2, 2]
+    with pytest.raises(PromptError, match=names[0]):
+        video.track([names[0]]).__next__()
