@@ -81,6 +81,16 @@ class FeatureCache:
         self.put(key, value)
         return value
 
+    def derive(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """A value that is quickly made from features: kept among them, but neither counted as one nor put on disk."""
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+                return self._items[key][0]  # type: ignore[return-value]
+        value = make()
+        self.put(key, value)
+        return value
+
     def put(self, key: Hashable, value: Sized) -> None:
         size = value.nbytes
         with self._lock:

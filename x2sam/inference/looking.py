@@ -127,12 +127,12 @@ class Looking:
         """What the mask decoder makes of :meth:`features` for every prompt. Large and quickly made again, so it is
         never kept on disk."""
         make = lambda: self.model.prepare(self.features(frame))  # noqa: E731
-        return self._kept("prepared", [frame], make, lasting=False)
+        return self._kept("prepared", [frame], make, derived=True)
 
     def region_map(self, frame: int) -> torch.Tensor:
         """Where regions are read from, (1, h, w, D)."""
         make = lambda: self.model.mask_encoder.region_map(self.encoded(frame).stage3)  # noqa: E731
-        return self._kept("regions", [frame], make, lasting=False)
+        return self._kept("regions", [frame], make, derived=True)
 
     def later_features(self, frame: int) -> FrameFeatures:
         """Of a frame that comes after another one in a track. Kept for clips that are short enough: they are walked
@@ -164,15 +164,17 @@ class Looking:
         nearest = min(spread, key=lambda i: abs(i - frame))
         return [frame, *(i for i in spread if i not in (frame, nearest))]
 
-    def _kept(self, what: str, shown: list[int], make: Callable[[], Kept], lasting: bool = True) -> Kept:
-        """The cached value of frames: by their content where that is known, else by their places in the media.
-        ``lasting``: what is known by its content may be kept on disk too."""
+    def _kept(self, what: str, shown: list[int], make: Callable[[], Kept], derived: bool = False) -> Kept:
+        """The cached value of frames: by their content where that is known, else by their places in the media. What is
+        known by its content may be kept on disk too, unless it is quickly ``derived`` from what is."""
         with stage("encode"):
             if self._digest_of is None:
-                return self.cache.get(self._place(what, shown), make)
-            # the size too: the same file may be decoded at another size under other settings
-            content = tuple((self._digest(i), *map(int, self.picture(i).shape[:2])) for i in shown)
-            return self.cache.get(("content", what, *content), make, lasting)
+                key, lasting = self._place(what, shown), False
+            else:
+                # the size too: the same file may be decoded at another size under other settings
+                content = tuple((self._digest(i), *map(int, self.picture(i).shape[:2])) for i in shown)
+                key, lasting = ("content", what, *content), True
+            return self.cache.derive(key, make) if derived else self.cache.get(key, make, lasting)
 
     def _place(self, what: str, shown: list[int]) -> Hashable:
         return (self.key, what, *shown)

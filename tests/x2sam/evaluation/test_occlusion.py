@@ -45,7 +45,8 @@ def data(data, monkeypatch):
 def test_what_is_reported(engine, data):
     engine.session_type = Session
     result = evaluate_occlusion(engine, data, hidden=2, seed=5)
-    assert set(result) == {"hidden", "seed", "clips"} and set(result["clips"]) == {"fifo", "per-object", "pinned"}
+    assert set(result) == {"hidden", "seed", "clips"}
+    assert set(result["clips"]) == {"fifo", "per-object", "pinned", "fast"}
     row = result["clips"]["pinned"]
     assert row["objects"] == 2 and row["imagined"] == 1.0
     # The square has moved on by 2 pixels a frame: where the copied mask is wrong is known.
