@@ -16,10 +16,10 @@ from backend.errors import EXPECTED, BadRequestError
 
 ENGINES = (1, 2, 4, 8, 16)
 _CASES = (
-    ("pictures encoded ahead", True, 0.0),
-    ("not encoded ahead", False, 0.0),
-    ("ahead, a track per engine", True, 1.0),
-    ("not ahead, a track per engine", False, 1.0),
+    ("pictures encoded ahead", True, 0),
+    ("not encoded ahead", False, 0),
+    ("ahead, a track per engine", True, 1),
+    ("not ahead, a track per engine", False, 1),
 )
 
 
@@ -54,6 +54,6 @@ def _rows(steps: Steps, work: Work, limit: float) -> dict[str, list[int]]:
     cells = [(name, ahead, tracks, n) for name, ahead, tracks in _CASES for n in ENGINES]
     rows: dict[str, list[int]] = {}
     for name, ahead, tracks, engines in track(cells, "Simulating", console=console, disable=not console.is_terminal):
-        one = Work(work.think, work.clicks, work.look, ahead, int(tracks * engines))
+        one = Work(work.think, work.clicks, work.look, ahead, tracks * engines)
         rows.setdefault(name, []).append(carried(steps, one, engines, limit))
     return rows

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import RayActorError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -60,7 +60,7 @@ _SILENT_SECONDS = 5.0  # a replica that told nothing for so long counts no more
 _TRIES = 4  # replicas that may be lost under one call
 _ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
 _HEALTH_SECONDS = 5.0
-_LOST = (RayActorError, ActorDiedError, ActorUnavailableError)
+_LOST = RayActorError  # died, or out of reach for the moment
 _FULL = (BackPressureError, DeploymentUnavailableError)
 _LOST_TEXT = "The process with the model was lost while it worked on this; ask again."
 
@@ -288,8 +288,13 @@ class Cluster:
     def _enter(self) -> None:
         with self._lock:
             if not self._engines and not ray.is_initialized():  # else others here have connected, and disconnect
-                self._keeper = ThreadPoolExecutor(1, thread_name_prefix="ray")
-                self._keeper.submit(_connect, self._settings).result()
+                keeper = ThreadPoolExecutor(1, thread_name_prefix="ray")
+                try:
+                    keeper.submit(_connect, self._settings).result()
+                except ModelUnavailableError:
+                    keeper.shutdown()
+                    raise
+                self._keeper = keeper
             self._engines += 1
 
     def _leave(self) -> None:

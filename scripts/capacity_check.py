@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +121,7 @@ def main() -> None:
             model=options.model, engine="ray", ray_replicas=(options.engines, options.engines), media_dirs=(folder,),
             media_cache_dir=f"{folder}/cache", state_dir=f"{folder}/state", cpu_threads=1,
         )  # fmt: skip
-        engine = Cluster(settings).start(partial(load_engine))
+        engine = Cluster(settings).start(load_engine)
         try:
             album = Album(Path(folder), Kitchen(settings), 0)
             steps = alone(engine, album)
