@@ -30,6 +30,7 @@ from backend.metrics import Metrics
 from backend.model_versions import ModelVersions
 from backend.prompts import Ask
 from backend.protocol import Context, Task
+from backend.recorder import Recorder
 from backend.remembered import Remembered
 from backend.results import Item, Place, region_items, task_score, text_item
 from backend.sessions import SessionRegistry
@@ -65,6 +66,7 @@ class Services:
     tracks: Tracks
     versions: ModelVersions
     learner: Learner
+    recorder: Recorder
     swap: HotSwap | None = None
     turns: Turns = field(default_factory=Turns)
     remembered: Remembered = field(default_factory=Remembered)

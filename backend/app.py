@@ -30,6 +30,7 @@ from backend.model_versions import ModelVersions
 from backend.next_tasks import NextTasks
 from backend.pseudonyms import Pseudonyms
 from backend.readiness import DiskCheck
+from backend.recorder import Recorder, around_recorder
 from backend.remembered import Remembered
 from backend.routes import blueprint, register_errors
 from backend.sessions import SessionRegistry
@@ -79,6 +80,9 @@ def create_services(
     def pages_at(addresses: Sequence[str]) -> TaskFrames:
         return TaskFrames(addresses, fetcher, decoded, settings.max_pixels)
 
+    learner = Learner(settings, journal, events, metrics)
+    tracks = Tracks(engines, journal, pages_at, settings.tracks, look_lists)
+    recorder = Recorder(settings, around_recorder(engines, fetcher, remembered, tracks, learner))
     services = Services(
         settings=settings,
         engines=engines,
@@ -98,8 +102,9 @@ def create_services(
         journal=journal,
         effort=_effort_meter(settings, metrics, remembered, fetcher),
         events=events,
-        learner=Learner(settings, journal, events, metrics),
-        tracks=Tracks(engines, journal, pages_at, settings.tracks, look_lists),
+        learner=learner,
+        recorder=recorder,
+        tracks=tracks,
         look_lists=look_lists,
     )
     watch = services.metrics.watch
@@ -119,6 +124,9 @@ def create_services(
     metrics.count("x2sam_track_pages", "Pages that tracks have come by", lambda: services.tracks.pages_done)
     _watch_features(services)
     _watch_learning(services)
+    watch("x2sam_recording", "1 while prompts are recorded", lambda: float(recorder.recording))
+    watch("x2sam_recording_bytes", "Size of the recording of prompts", lambda: recorder.bytes)
+    metrics.count("x2sam_recorded_requests", "Requests that were recorded", lambda: recorder.requests)
     metrics.watch_engine(lambda: engines.ready_engine.vitals if engines.ready_engine else None)
     watch("x2sam_requests_running", "Requests for predictions that are worked on", lambda: services.admission.running)
     services.remembered.restore()
@@ -127,6 +135,7 @@ def create_services(
         swap.start()
     services.tracks.resume()
     services.learner.start()
+    services.recorder.start()
     return services
 
 
@@ -221,6 +230,7 @@ def close_services(services: Services) -> None:
     if services.swap is not None:
         services.swap.close()
     services.learner.close()
+    services.recorder.close()
     services.warmer.close()
     services.effort.close()
     services.tracks.close(_TRACKS_SECONDS)

@@ -35,6 +35,7 @@ from backend.journal_tracks import (
     masks_of,
     record_rows,
     state_rows,
+    tracked_tasks,
     tracks_of,
     unfinished,
 )
@@ -161,6 +162,15 @@ class Tracks:
         """Tracks that run or wait for others."""
         with self._lock:
             return sum(job.running for job in self._jobs.values())
+
+    def runs(self, task_id: str) -> bool:
+        """Whether a track of a task runs or waits."""
+        with self._lock:
+            return any(job.running and job.record.task_id == task_id for job in self._jobs.values())
+
+    def tasks(self) -> frozenset[str]:
+        """The tasks of which tracks are known, those that the journal has included."""
+        return frozenset(tracked_tasks(self._journal))
 
     def resume(self) -> None:
         """Goes on with the tracks that ran when the process ended."""

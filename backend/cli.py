@@ -17,6 +17,7 @@ from backend.import_command import import_masks
 from backend.models_command import app as models_app
 from backend.preannotate_command import preannotate_tasks
 from backend.probe import ask_ready
+from backend.replay_command import replay_recording
 from backend.report_command import report
 from backend.retrain_command import retrain_model
 from backend.settings import Settings, settings_help, unknown_settings
@@ -91,5 +92,6 @@ app.command()(bench)
 app.command("export")(export_masks)
 app.command("retrain")(retrain_model)
 app.command("import-masks")(import_masks)
+app.command("replay")(replay_recording)
 app.command("report")(report)
 app.command("preannotate")(preannotate_tasks)

@@ -58,6 +58,10 @@ class RunLengthError(BackendError):
     status = 422
 
 
+class RecordingError(BackendError):
+    """A recording of prompts can't be read or written."""
+
+
 class MediaError(BackendError):
     """A picture could not be fetched or read."""
 

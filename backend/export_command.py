@@ -27,6 +27,7 @@ _WORDS = {
     "tasks": "reading tasks", "files": "writing files", "masks": "reading masks", "items": "sending masks",
     "pictures": "fetching pictures", "training": "learning", "comparing": "comparing",
     "predictions": "pre-annotating", "scores": "settling scores", "overlays": "drawing what was found",
+    "requests": "replaying",
 }  # fmt: skip
 
 

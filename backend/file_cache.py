@@ -70,6 +70,11 @@ class FileCache:
             self._files.move_to_end(key)
             return file
 
+    def peek(self, address: str) -> CachedFile | None:
+        """As :meth:`get`, for whoever only looks: nothing is counted, and nothing stays longer for it."""
+        with self._lock:
+            return self._files.get(_digest(address))
+
     def forget(self, address: str) -> None:
         """Drops one file."""
         with self._lock:

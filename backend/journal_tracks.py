@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from backend.carried import Carried, Known
@@ -89,6 +89,12 @@ def tracks_of(journal: Journal, task_id: str) -> list[TrackRecord]:
     """The tracks of a task, the newest first."""
     query = "SELECT * FROM track WHERE task = ? ORDER BY made DESC, rowid DESC LIMIT ?"
     return list(_records(journal.read(query, (name_of(task_id), _MOST))))
+
+
+def tracked_tasks(journal: Journal) -> Iterator[str]:
+    """The tasks that there are tracks of."""
+    for row in journal.read("SELECT DISTINCT task FROM track"):
+        yield from parts_of(row.task)
 
 
 def unfinished(journal: Journal) -> list[TrackRecord]:

@@ -76,6 +76,22 @@ class MediaFetcher:
         url = self.absolute(address)
         return self._cached(url, self._download(url))
 
+    def known(self, address: str) -> CachedFile | None:
+        """The file behind an address, where it was fetched and is still there; nothing is fetched.
+
+        :raises MediaError: as :meth:`fetch`, of addresses that are none.
+        """
+        address = address.strip()
+        if address[:5].lower() == "data:":
+            return self._cache.peek(_inline_name(address))
+        if page := self.videos.find(address):
+            return self.videos.kept(*page)
+        if self._folders and (relative := self._below_a_folder(address)):
+            with self._folders.open(relative) as file:
+                if file is not None:
+                    return self._cache.peek(file.name)
+        return self._cache.peek(self.absolute(address))
+
     def read(self, address: str) -> bytes:
         """The content behind an address."""
         for _ in range(3):

@@ -18,6 +18,7 @@ from backend.ml_base import model_base
 from backend.opened import answer_opened
 from backend.prompted import answer_context
 from backend.protocol import Context, Json, Task, parse_context, parse_task
+from backend.recorded import Asked
 from backend.track_replies import NOT_KEPT
 from x2sam.errors import CancelledError
 from x2sam.stages import stage
@@ -50,8 +51,10 @@ class X2SAMModel(model_base()):
 
         :raises BackendError, X2SAMError: no task could be answered; the text is meant for a person.
         """
-        with self.services.engines.one_engine():
-            return self._predicted(tasks, context)
+        asked = Asked(str(self.project_id), self.label_config or "", tasks, context)
+        with self.services.engines.one_engine(), self.services.recorder.taking(asked) as taken:
+            taken.told = self._predicted(tasks, context)
+            return taken.told
 
     def _predicted(self, tasks: list[Json], context: Any) -> list[dict[str, Any]]:
         config = parse_label_config(self.label_config or "<View/>")

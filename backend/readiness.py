@@ -44,6 +44,8 @@ def warnings(services: Services) -> Iterator[str]:
     """A sentence for each thing that should be mended although tasks are answered."""
     if services.journal.problem:
         yield services.journal.problem
+    if services.recorder.problem:
+        yield services.recorder.problem
 
 
 def problems(services: Services, disk: DiskCheck) -> Iterator[str]:

@@ -200,6 +200,11 @@ class Remembered:
         with self._lock:
             return key in self._seen
 
+    def tasks(self) -> frozenset[str]:
+        """The tasks that anything is remembered of."""
+        with self._lock:
+            return frozenset(task for task, _ in self._entries) | {key[1] for key in self._seen}
+
     def decoded(self, digest: bytes, decode: Callable[[], np.ndarray]) -> PackedMask:
         """The mask with this digest, decoded once: drafts come again with every click."""
         with self._lock:

@@ -251,6 +251,15 @@ class Settings:
         text="prompts, masks and tracks kept in X2SAM_STATE_DIR over a restart, MB; 0: none",
     )  # fmt: skip
     journal_days: float = _setting(30.0, "X2SAM_JOURNAL_DAYS", read=_positive, text="their age, days")
+    record_dir: str = _setting(
+        "", "X2SAM_RECORD_DIR", text="folder where prompts are recorded, typed texts included, to be replayed"
+    )
+    record_bytes: int = _setting(
+        256 * MEGABYTE, "X2SAM_RECORD_MB", read=_megabytes, text="what it may hold; then recording ends, MB"
+    )
+    record_media: bool = _setting(
+        False, "X2SAM_RECORD_MEDIA", read=_flag, shown="0", text="1: keep the pictures and videos beside the prompts"
+    )
     versions: int = _setting(
         5, "X2SAM_VERSIONS", read=_count, text="versions of the model learned from corrections that are kept"
     )
@@ -332,6 +341,8 @@ class Settings:
             raise SettingsError("X2SAM_FEATURES_DIR and X2SAM_FEATURES_DISK_MB belong together: set both or neither.")
         if self.features_dir and self.engine == "ray":
             raise SettingsError("X2SAM_FEATURES_DIR belongs to one process; leave it out with X2SAM_ENGINE=ray.")
+        if self.record_dir and self.engine == "ray":
+            raise SettingsError("X2SAM_RECORD_DIR belongs to one process; leave it out with X2SAM_ENGINE=ray.")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

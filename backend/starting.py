@@ -65,6 +65,8 @@ def _folders(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "X2SAM_STATE_DIR", settings.state_dir
     if settings.features_dir:
         yield "X2SAM_FEATURES_DIR", settings.features_dir
+    if settings.record_dir:
+        yield "X2SAM_RECORD_DIR", settings.record_dir
 
 
 def base_model(settings: Settings) -> str:

@@ -100,6 +100,10 @@ class VideoFrames:
         with self._entry(video_id, purpose) as entry:
             return cache.get(name) or cache.put(name, [self._encoded(entry, video_id, frame)])
 
+    def kept(self, video_id: str, frame: int) -> CachedFile | None:
+        """The JPEG file of a frame where it was made already."""
+        return self._cache().peek(f"{video_id}/{frame}")
+
     def read(self, video_id: str, frame: int, purpose: str = MODEL) -> bytes:
         """The content of :meth:`file`; where the disk is full, of a page that is not stored.
 

@@ -19,7 +19,8 @@ class EngineVitals:
     """``queues`` by class of work; ``running``: seconds that the present job has taken, None when the device is idle;
     ``responsive``: no job has taken longer than the limit; ``restarts``: how often the device's thread was replaced;
     ``memory``: bytes of the device by kind, empty where it shares the machine's; ``shortages``: how often there was too
-    little of it, so that caches were emptied; ``lost``: the device failed, and only another process can use it."""
+    little of it, so that caches were emptied; ``lost``: the device failed, and only another process can use it;
+    ``threads``: of PyTorch on a CPU, 0 where nobody told."""
 
     queues: Mapping[str, QueueVitals] = field(default_factory=dict)
     running: float | None = None
@@ -28,3 +29,4 @@ class EngineVitals:
     memory: Mapping[str, int] = field(default_factory=dict)
     shortages: int = 0
     lost: bool = False
+    threads: int = 0

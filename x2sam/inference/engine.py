@@ -112,7 +112,8 @@ class Engine:
         """What waits and runs, and the device's memory; answered at once, also while the device works."""
         memory, known = memory_of(self.interpreter.device), self.scheduler.vitals()
         responsive = known.responsive and not self._lost
-        return replace(known, memory=memory, shortages=self._shortages, responsive=responsive, lost=self._lost)
+        told = {"shortages": self._shortages, "lost": self._lost, "threads": torch.get_num_threads()}
+        return replace(known, memory=memory, responsive=responsive, **told)
 
     def run(
         self, job: Callable[[], Any], priority: Priority = Priority.CLICK, replaces: str | Turn | None = None,
