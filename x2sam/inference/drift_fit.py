@@ -30,7 +30,7 @@ from x2sam.inference.drift import Rating, disagreement, met_rating
 from x2sam.inference.drift_weights import FILE, REGIMES, DriftWeights, embedded_drift_weights, read_drift_weights
 from x2sam.inference.follow import Follower, Scenery
 from x2sam.inference.follow_fit import followed_ids
-from x2sam.inference.meeting import Stop, from_the_other_side, meet, span_before
+from x2sam.inference.meeting import Stop, meet, stretches
 from x2sam.inference.walk import ObjectTrack
 from x2sam.structures import Sample
 
@@ -123,13 +123,13 @@ def note_clip(engine: Engine, sample: Sample, both: bool, seed: int = 0, shaken:
 
 def _note_met(session, sample: Sample, ids: Sequence[str], stops: Sequence[Stop]) -> list[Met]:
     end = stops[-1].frame
-    objects = from_the_other_side(session.objects(ids), end)
-    track = ObjectTrack(session.looking.model, objects, "pinned")
-    spans = {o.object_id: span_before(o, end, 1) for o in objects}
+    ways = stretches(session.objects(ids), range(end + 1))
+    track = ObjectTrack(session.looking.model, [way.thing for way in ways], "pinned")
+    spans = {way.thing.object_id: way.span for way in ways}
     noted = []
     for there in reversed(stops[1:]):
         back = session.advance(track, there.frame, there.frame == end)
-        met = replace(there, found=meet(there, back, end, spans))
+        met = meet(there, back, end, spans)
         for name, rating in back.ratings.items():
             far = min(end - there.frame, there.frame)
             apart = disagreement(there.probabilities[name], back.probabilities[name])

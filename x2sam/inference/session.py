@@ -21,7 +21,7 @@ from x2sam.inference.clip_search import ClipSearch
 from x2sam.inference.conversation import query_of
 from x2sam.inference.drift import Rating
 from x2sam.inference.looking import Looking
-from x2sam.inference.meeting import Stop, from_the_other_side, meet, meet_ratings, meeting_frames, span_before
+from x2sam.inference.meeting import Meetings, Stop
 from x2sam.inference.object_rounds import ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Rule
 from x2sam.inference.preprocess import region_masks
@@ -294,7 +294,7 @@ class Session:
         mode = memory or self.engine.memory
         for number, way in enumerate(walks[direction]):
             frames = [frame for frame in way if frame not in skip]
-            for walked in self._walk(objects, frames, way.step, mode) if frames else ():
+            for walked in self._walk(objects, frames, mode) if frames else ():
                 if walked is None:
                     if pauses:
                         yield None
@@ -302,44 +302,31 @@ class Session:
                     yield walked
 
     def _walk(
-        self, objects: Sequence[Tracked], frames: Sequence[int], step: int, mode: str
-    ) -> Iterator[FrameMasks | None]:
-        """Masks frame by frame. On the way to a frame that a person corrected they come once that has been reached
-        and walked back from; until then None does."""
+        self, objects: Sequence[Tracked], frames: Sequence[int], mode: str
+    ) -> Iterator[FrameMasks | None]:  # fmt: skip
+        """Masks frame by frame. Those on the way to a frame that a person corrected come once that has been reached and
+        walked back from, as far as they wait for it; until then None does."""
         track = ObjectTrack(self.looking.model, objects, mode)
-        ahead = meeting_frames(objects, frames) if track.followers else []
-        waiting: list[Stop] = []
+        meetings = Meetings(objects if track.followers else (), frames, MODES[mode].exclusive)
         for frame in one_ahead(self.looking, frames):
-            stop = self.advance(track, frame, frame == frames[0])
-            if frame == frames[0] or not ahead:
-                yield FrameMasks(frame, _masks_of(stop.found, stop.ratings))
-                continue
-            waiting.append(stop)
-            yield None
-            if frame == ahead[0]:
-                ahead.pop(0)
-                yield from self._met(objects, waiting, step, mode)
-                waiting = []
+            meetings.add(self.advance(track, frame, frame == frames[0]))
+            way = meetings.way_back(frame)
+            if way:
+                yield None
+                yield from self._walk_back(meetings, way, mode)
+            ready = meetings.ready(frame)
+            for stop in ready:
+                yield FrameMasks(stop.frame, _masks_of(stop.found, stop.ratings))
+            if not ready:
+                yield None
 
-    def _met(
-        self, objects: Sequence[Tracked], waiting: Sequence[Stop], step: int, mode: str
-    ) -> Iterator[FrameMasks | None]:
-        """The stops on the way to a corrected frame, the last of ``waiting``, with what the walk back from it finds:
-        None for each frame on the way back, then the masks."""
-        end = waiting[-1].frame
-        returning = from_the_other_side(objects, end)
-        track = ObjectTrack(self.looking.model, returning, mode)
-        spans = {o.object_id: span_before(o, end, step) for o in returning}
-        back: dict[int, Stop] = {}
-        for stop in reversed(waiting) if returning else ():
-            back[stop.frame] = self.advance(track, stop.frame, stop.frame == end)
+    def _walk_back(self, meetings: Meetings, way: Sequence[int], mode: str) -> Iterator[None]:
+        """From a corrected frame, the first of ``way``, towards the known masks before it; None for each frame."""
+        end = way[0]
+        track = ObjectTrack(self.looking.model, meetings.returning(end), mode)
+        for frame in way:
+            meetings.meet(end, self.advance(track, frame, frame == end))
             yield None
-        exclusive = MODES[mode].exclusive
-        for stop in waiting:
-            known = stop.frame in back
-            found = meet(stop, back[stop.frame], end, spans, exclusive) if known else stop.found
-            ratings = meet_ratings(stop, back[stop.frame], end, spans) if known else stop.ratings
-            yield FrameMasks(stop.frame, _masks_of(found, ratings))
 
     def objects(self, object_ids: Sequence[str]) -> list[Tracked]:
         """What is known of the objects. Raises PromptError for those that were never prompted, and for none at all."""

@@ -90,14 +90,10 @@ class Walker:
         self.memory.push(self.model.remember(features, guidance, time), pin)
 
 
-class Anchor:
-    """A frame where the object's mask (H, W) is known: ``locked`` by a person, or proposed when it was prompted, or
-    ``walked``: an earlier walk found it, which is gone on with. Sessions keep many: a bit for each pixel."""
+class Bits:
+    """A mask bool (H, W) that takes a bit for each pixel."""
 
-    def __init__(
-        self, frame: int, mask: np.ndarray, score: float = 1.0, locked: bool = False, walked: bool = False
-    ):  # fmt: skip
-        self.frame, self.score, self.locked, self.walked = frame, score, locked, walked
+    def __init__(self, mask: np.ndarray):
         self._size, self._bits = mask.shape, np.packbits(mask != 0)
 
     @property
@@ -105,6 +101,22 @@ class Anchor:
         """bool (H, W)."""
         height, width = self._size
         return np.unpackbits(self._bits, count=height * width).reshape(height, width).view(bool)
+
+
+class Anchor:
+    """A frame where the object's mask (H, W) is known: ``locked`` by a person, or proposed when it was prompted, or
+    ``walked``: an earlier walk found it, which is gone on with. Sessions keep many, so they are packed."""
+
+    def __init__(
+        self, frame: int, mask: np.ndarray, score: float = 1.0, locked: bool = False, walked: bool = False
+    ):  # fmt: skip
+        self.frame, self.score, self.locked, self.walked = frame, score, locked, walked
+        self._bits = Bits(mask)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (H, W)."""
+        return self._bits.mask
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from x2sam.inference.meeting import Stop, from_the_other_side, meet, meeting_frames, span_before
+from x2sam.inference.meeting import Meetings, Stop, meet, stretches
 from x2sam.inference.walk import Anchor, Tracked
 
 SIZE = (20, 30)
@@ -30,42 +30,82 @@ def thing(name: str, **anchors: bool) -> Tracked:
 
 def test_where_walks_meet():
     a, b = thing("a", f0=True, f6=True, f9=False), thing("b", f0=True, f4=True)
-    assert meeting_frames([a, b], range(0, 12)) == [4, 6]
-    assert meeting_frames([a, b], range(9, -1, -1)) == [6, 4, 0]
-    assert [o.object_id for o in from_the_other_side([a, b], 6)] == ["a"]
-    assert span_before(a, 6, 1) == 6 and span_before(a, 6, -1) == 3 and span_before(b, 0, 1) == 0
+
+    def ways(frames):
+        return [(way.thing.object_id, way.begin, way.end) for way in stretches([a, b], frames)]
+
+    assert ways(range(0, 12)) == [("b", 0, 4), ("a", 0, 6)]
+    assert ways(range(9, -1, -1)) == [("a", 9, 6), ("a", 6, 0), ("b", 4, 0)]
+    assert ways(range(0, 6)) == [("b", 0, 4)] and ways(range(7, 12)) == []
+
+
+def walked(meetings, frames, ends, **back):
+    """What comes out after each of ``frames``: their numbers, and the masks of all of them. Everything is found at the
+    left, ``back`` is what the walks back find."""
+    told, masks = [], {}
+    for frame in frames:
+        meetings.add(stop(frame, a=soft(2, 8), b=soft(12, 18)))
+        way = meetings.way_back(frame)
+        assert bool(way) == (frame in ends)
+        for number in way:
+            names = {one.object_id for one in meetings.returning(frame)}
+            meetings.meet(frame, stop(number, **{name: back[name] for name in names}))
+        ready = meetings.ready(frame)
+        told.append([one.frame for one in ready])
+        masks |= {one.frame: {name: mask for name, (mask, _) in one.found.items()} for one in ready}
+    return told, masks
+
+
+def test_each_object_meets_its_own_masks():
+    """Another one's known mask on the way, here on frame 3, does not part an object from its own on frame 6."""
+    a, b = thing("a", f0=True, f6=True), thing("b", f0=True, f3=True)
+    told, masks = walked(Meetings([a, b], range(8)), range(8), {3, 6}, a=soft(20, 28), b=soft(9, 11))
+    assert told == [[0], [], [], [], [], [], [1, 2, 3, 4, 5, 6], [7]]
+    left, right = soft(2, 8) > 0.5, soft(20, 28) > 0.5
+    for frame, nearer in {1: left, 2: left, 4: right, 5: right}.items():
+        assert np.array_equal(masks[frame]["a"], nearer), frame
+    assert np.array_equal(masks[2]["b"], soft(9, 11) > 0.5) and np.array_equal(masks[4]["b"], soft(12, 18) > 0.5)
+
+
+def test_no_more_frames_wait_than_are_held():
+    """From frame 0 to frame 9, of which four are held: frames up to 4 are told before, 5 to 8 are met."""
+    a = thing("a", f0=True, f9=True)
+    told, masks = walked(Meetings([a], range(11), held=4), range(11), {9}, a=soft(20, 28))
+    assert told == [[0], [], [], [], [], [1], [2], [3], [4], [5, 6, 7, 8, 9], [10]]
+    moved = [frame for frame in range(1, 9) if np.array_equal(masks[frame]["a"], soft(20, 28) > 0.5)]
+    assert moved == [7, 8], "as if it were known on frame 4: 5 and 6 are nearer to that"
 
 
 @pytest.mark.parametrize(("frame", "expected"), [(1, (2, 10)), (9, (12, 20))])
 def test_the_nearer_side_counts(frame, expected):
-    found = meet(stop(frame, a=soft(2, 10)), stop(frame, a=soft(12, 20)), 10, {"a": 10})
+    found = meet(stop(frame, a=soft(2, 10)), stop(frame, a=soft(12, 20)), 10, {"a": 10}).found
     assert np.array_equal(found["a"][0], soft(*expected) > 0.5)
 
 
 def test_what_one_side_has_lost_is_heard_from_the_other():
     gone = np.full(SIZE, 0.01, np.float32)
-    found = meet(stop(4, a=gone), stop(4, a=soft(3, 9)), 10, {"a": 10})
+    found = meet(stop(4, a=gone), stop(4, a=soft(3, 9)), 10, {"a": 10}).found
     assert np.array_equal(found["a"][0], soft(3, 9) > 0.5)
-    assert not meet(stop(4, a=gone), stop(4, a=gone), 10, {"a": 10})["a"][0].any()
+    assert not meet(stop(4, a=gone), stop(4, a=gone), 10, {"a": 10}).found["a"][0].any()
 
 
 def test_others_stay_as_they_were_and_are_not_covered():
     there, back = stop(9, a=soft(2, 10), b=soft(14, 20)), stop(9, a=soft(8, 18))
-    found = meet(there, back, 10, {"a": 10})
+    found = meet(there, back, 10, {"a": 10}).found
     assert np.array_equal(found["b"][0], there.found["b"][0])
     assert found["a"][0][:, 9:13].any() and not (found["a"][0] & found["b"][0]).any()
 
 
 def test_objects_that_know_nothing_of_one_another_may_overlap():
     there, back = stop(9, a=soft(2, 10), b=soft(14, 20)), stop(9, a=soft(8, 18), b=soft(14, 20))
-    found = meet(there, back, 10, {"a": 10}, exclusive=False)
+    found = meet(there, back, 10, {"a": 10}, exclusive=False).found
     assert np.array_equal(found["b"][0], there.found["b"][0])
     assert (found["a"][0] & found["b"][0]).any()
 
 
 def test_the_corrected_frame_itself_is_left_alone():
     there = stop(10, a=soft(2, 10))
-    assert meet(there, stop(10, a=soft(12, 20)), 10, {"a": 10})["a"][0] is there.found["a"][0]
+    assert meet(there, stop(10, a=soft(12, 20)), 10, {"a": 10}).found["a"][0] is there.found["a"][0]
 
 
 def test_a_correction_mends_the_frames_before_it(build_engine, sketching_model):
