@@ -23,7 +23,7 @@ from backend.errors import OverloadedError
 from backend.evidence import Work
 from backend.frames import TaskFrames
 from backend.history import History
-from backend.journal_tracks import TrackRecord
+from backend.journal_tracks import RUNNING, STOPPED, TrackRecord
 from backend.label_config import ControlTag, LabelConfig, ObjectTag
 from backend.page_commands import SAYINGS, waiting
 from backend.prompts import Ask, all_name, text_name
@@ -190,6 +190,8 @@ class Carrier:
         waits to be accepted is shown again, unless its object and page are ``answered`` by this request anyway. Tracks
         ``apart`` go on in the background only."""
         wanted = pages_wanted(objects, reach, len(self.frames))
+        if not any(wanted.values()):
+            return Reply(ask, replies.KNOWN_FURTHER_ON)
         if all(wanted[one.object_id] <= one.kept for one in objects):
             return Reply(ask, replies.ALL_KEPT)
         self.services.engines.wait(self.services.settings.load_wait)
@@ -278,7 +280,10 @@ class Carrier:
         given = []
         for job in jobs:
             self.services.tracks.stop(job)
-            given.append(self._reply(ask, self._now(job), job.wait(_STOP_SECONDS)))
+            progress = job.wait(_STOP_SECONDS)
+            if progress.state == RUNNING:  # it is in the middle of a page, and goes no further
+                progress = replace(progress, state=STOPPED)
+            given.append(self._reply(ask, self._now(job), progress))
         carried = [found for reply in given for found in reply.carried]
         others = [found for reply in given for found in reply.others]
         return Reply(ask, " ".join(reply.sentence for reply in given), others=others, carried=carried)

@@ -25,6 +25,10 @@ WHICH_PAGE = (
     "on the object."
 )
 PAGE_BY_PAGE = "Each page was looked at by itself: the model follows nothing from page to page."
+KNOWN_FURTHER_ON = (
+    "There is nothing to track on these pages: what is marked is known further on only. Type “track” there, or “track” "
+    "for all pages."
+)
 ALL_KEPT = "There is nothing to do: the masks on all these pages stay as they are. Delete one to have it made anew."
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from backend.carried import Carried, Known
 from backend.engines import Engine, Session
-from backend.errors import EngineLostError
+from backend.errors import EngineLostError, MediaError, MediaTimeoutError
 from backend.remembered import PackedMask
+from x2sam.errors import FramesError
 from x2sam.structures import FrameMasks
 
 _COMMAND = re.compile(r"track(?:\s+(?:(forward|backward)s?|([1-9]\d{0,4})(?:\s+pages?)?))?\s*[.!]*", re.IGNORECASE)
@@ -134,18 +135,30 @@ class Track:
     def walk(self) -> Iterator[Stride | None]:
         """What is new, page by page; None after each step whose masks come later, or that found nothing new.
 
-        :raises BackendError, X2SAMError: a page can't be fetched or read; what was found before it stays.
+        :raises BackendError, X2SAMError: a page can't be fetched or read; what was found before it stays, and pages on
+            the other side of where objects are known are walked first.
         """
+        problem: Exception | None = None
         for whole in self._legs:
-            lost = 0
-            while (leg := _left(whole, self.found)) is not None:
-                try:
-                    yield from self._walked(leg)
-                    break
-                except EngineLostError:
-                    lost += 1
-                    if lost > _LOST_ENGINES:
-                        raise
+            try:
+                yield from self._leg_walked(whole)
+            except MediaTimeoutError:
+                raise  # the next page would take as long
+            except (FramesError, MediaError) as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _leg_walked(self, whole: _Leg) -> Iterator[Stride | None]:
+        lost = 0
+        while (leg := _left(whole, self.found)) is not None:
+            try:
+                yield from self._walked(leg)
+                break
+            except EngineLostError:
+                lost += 1
+                if lost > _LOST_ENGINES:
+                    raise
 
     def _walked(self, leg: _Leg) -> Iterator[Stride | None]:
         # A session of its own: what is known now counts, not what other requests have left in a shared one.

@@ -179,6 +179,16 @@ def test_stop_keeps_what_was_done(backend, desk, engine):
     assert engine.recalled == [(page, object_of(items[0])) for page in (1, 2, 3)]
 
 
+def test_stop_in_the_middle_of_a_page_that_takes_long(backend, desk, monkeypatch):
+    monkeypatch.setattr("backend.carrying._STOP_SECONDS", 0.05)
+    items = by_page(desk(point(50, 50, 0)))
+    stopped = desk(typed("stop"), on_screen=items.values())
+    assert "tracked 4 of 10 pages and stopped; type track to go on" in sentences(stopped)[0]
+    assert sorted(by_page(stopped)) == [1, 2, 3]
+    backend.wait_idle()
+    assert "tracked 10 pages." in sentences(desk(typed("track"), on_screen=items.values()))[0]
+
+
 def test_lock_one_page_and_all(backend, desk):
     items = by_page(desk(point(50, 50, 0)))
     backend.wait_idle()
