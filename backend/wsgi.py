@@ -16,6 +16,7 @@ from backend import logs
 from backend.app import create_app
 from backend.engines import Engine
 from backend.errors import SettingsError
+from backend.heap import HeapKeeper
 from backend.hot_swap import VersionLoader
 from backend.settings import Settings
 from backend.starting import base_directory, base_model, check_device
@@ -96,4 +97,7 @@ def build(settings: Settings | None = None) -> Flask:
         logs.configure(settings.logging_level, settings.log_format)
     check_device(settings)
     loader = loader_for(settings)
-    return create_app(settings, loader.base, loader)
+    app = create_app(settings, loader.base, loader)
+    admission = app.extensions["x2sam"].admission
+    HeapKeeper(lambda: admission.running > 0).start()
+    return app

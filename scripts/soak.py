@@ -40,8 +40,11 @@ IMAGE_CONFIG = (ROOT / "label_config" / "image_text.xml").read_text(encoding="ut
 CLIP_CONFIG = (ROOT / "label_config" / "video_frames.xml").read_text(encoding="utf-8")
 WORDS = ("the largest thing", "the red thing", "sky", "a person", "the thing on the left", "chair", "describe")
 PAGES, PAGE_SIDE = 24, 480
-CACHES = {"X2SAM_FEATURES_MB": "256", "X2SAM_DECODED_MB": "48", "X2SAM_REMEMBERED_MB": "8", "X2SAM_JOURNAL_MB": "32"}
-"""Small, so that they are full before the first third is over: what grows then is no cache."""
+CACHES = {
+    "X2SAM_FEATURES_MB": "128", "X2SAM_DECODED_MB": "32", "X2SAM_REMEMBERED_MB": "4", "X2SAM_JOURNAL_MB": "16",
+    "X2SAM_MAX_SESSIONS": "8",
+}  # fmt: skip
+"""Small, so that they are full before the first third is over: what grows then is no cache. The report tells them."""
 WARM_UP = 1 / 3
 WINDOWS = 6
 SLOWER = 2.0
@@ -337,6 +340,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, object]:
                 shutil.copy(folder / "backend.log", options.log)
     log = (folder / "backend.log").read_text(errors="replace") if server is not None else ""
     told = {"model": options.model, "annotators": options.annotators, "media": len(media), "cores": os.cpu_count()}
+    told |= {"settings": {} if options.url else CACHES}
     told |= {"sentences": dict(diary.sentences.most_common(20)), "sizes_mb": sizes}
     told |= {"load_average": {"begin": round(load[0], 1), "end": round(os.getloadavg()[0], 1)}}
     return told | report(diary, watch, begin, end, errors, log)

@@ -112,7 +112,6 @@ class Joining:
     """
 
     sightings: Sequence[Sighting]
-    carry: Carry
     things: Sequence[bool] = ()
     one_each: bool = False
     prefer: int | None = None
@@ -132,13 +131,14 @@ class Joining:
         self._free = [one for one in self._free if one not in stuff]
         self._round = self._begin()
 
-    def steps(self) -> Iterator[None]:
-        """Joins; gives way after every frame that something is carried to. May be left at any time."""
+    def steps(self, carry: Carry) -> Iterator[None]:
+        """Joins; gives way after every frame that something is carried to. May be left at any time. ``carry`` is not
+        kept: whose method it is keeps this."""
         while self._round:
             seeds, frame = self._round, self._round[0].members[0].frame
             for path in (self._path(frame, 1), self._path(frame, -1)):
                 if self._wanted(path):
-                    yield from self._go(self.carry({group.number: group.members[0] for group in seeds}), path)
+                    yield from self._go(carry({group.number: group.members[0] for group in seeds}), path)
             self._round = self._begin()
 
     def _go(self, walk: Walk, path: Sequence[int]) -> Iterator[None]:

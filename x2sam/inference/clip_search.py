@@ -127,14 +127,14 @@ class ClipSearch:
             self.looked.append(frame)
             yield FrameMasks(frame, masks)
         self._joining = self._new_joining()
-        for _ in self._joining.steps():
+        for _ in self._joining.steps(self._carry):
             yield None
         self.left_out += self._joining.left_out
         self.finished = True
 
     def _new_joining(self) -> Joining:
         one_each = self._task.select in ("best", "phrases")
-        return Joining(self._sightings, self._carry, self._things, one_each, self._first)
+        return Joining(self._sightings, self._things, one_each, self._first)
 
     def _carry(self, seeds: Mapping[int, Sighting]) -> _Carried:
         return _Carried(self._session, seeds, self._memory, self._walks, self._turn)

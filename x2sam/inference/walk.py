@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -153,7 +153,8 @@ class ObjectTrack:
         self.followers = {o.object_id: Follower() for o in objects} if self.scenes is not None else {}
         self.radars = {name: Radar() for name in self.followers}
         self.ratings: dict[str, Rating] = {}  # of the frame walked last, of objects that were looked for there
-        self._unwritten: Callable[[], None] | None = None
+        # what _remember wants; no function of this track, which would keep itself and all its memory alive
+        self._unwritten: tuple[FrameFeatures, int, dict[str, torch.Tensor], set[str]] | None = None
 
     def advance(
         self, features: FrameFeatures, sizes: FrameSizes, frame: int, picture: np.ndarray,
@@ -180,14 +181,14 @@ class ObjectTrack:
             found |= self._follow(scenery, features, sizes, frame, others, anchors)
         guidance = self._guidance(features, sizes, found, predictions)
         known = {k for k, anchor in anchors.items() if not anchor.walked}
-        self._unwritten = lambda: self._remember(features, frame, guidance, known)
+        self._unwritten = features, frame, guidance, known
         return {k: found[k] for k in self.walkers if k in found}
 
     def write(self) -> None:
         """Writes the frame walked last into the banks, if it is not there yet."""
         unwritten, self._unwritten = self._unwritten, None
         if unwritten is not None:
-            unwritten()
+            self._remember(*unwritten)
 
     def probabilities(self) -> dict[str, np.ndarray]:
         """Of the frame walked last, float32 (h, w) on the working grid; only of objects that are followed."""

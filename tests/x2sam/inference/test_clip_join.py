@@ -53,8 +53,8 @@ class Walk:
 
 
 def join(sightings, carry=None, **options):
-    joining = Joining(sightings, carry or Carrier(), **options)
-    for _ in joining.steps():
+    joining = Joining(sightings, **options)
+    for _ in joining.steps(carry or Carrier()):
         pass
     return joining
 
@@ -201,8 +201,8 @@ def test_too_many_things():
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_it_may_be_left_at_any_time(steps):
-    joining = Joining([seen(f, x, 0.9 - x / 1000) for f in (0, 6, 12) for x in (10, 100)], Carrier())
-    for _ in itertools.islice(joining.steps(), steps):
+    joining = Joining([seen(f, x, 0.9 - x / 1000) for f in (0, 6, 12) for x in (10, 100)])
+    for _ in itertools.islice(joining.steps(Carrier()), steps):
         pass
     groups = joining.objects()
     assert len(groups) == 2 and all(len(set(frames_of(group))) == len(group.members) for group in groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -469,3 +470,34 @@ def test_objects_that_were_only_prompted_are_forgotten_the_oldest_first(build_en
     assert [len(list(video.track([name]))) for name in (corrected, *names[1:])] == [2, 2, 2, 2]
     with pytest.raises(PromptError, match=names[0]):
         video.track([names[0]]).__next__()
+
+
+def test_what_has_ended_is_let_go_of_at_once(engine):
+    """Nothing waits for the garbage collector, which looks at old objects once in many thousand requests."""
+
+    def work():
+        session = engine.open(clip())
+        (mask,) = session.segment(CLICK)
+        list(session.track([mask.object_id], direction="both"))
+        session.correct(0, "corrected", box(4, 4, 30, 30))
+        next(session.track(["corrected"])), next(session.track(["corrected"]))
+        search = session.find_in_clip(Prompt(text="the red circle"))
+        list(search)
+        search.found()
+        search.close()
+        session.close()
+
+    work()
+    gc.collect()
+    gc.disable()
+    try:
+        work()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kinds = [type(one) for one in gc.garbage]
+        kept = [kind.__name__ for kind in kinds if kind.__module__.startswith(("x2sam", "torch", "numpy"))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not kept, kept
