@@ -15,6 +15,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -62,6 +63,7 @@ _ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
 _HEALTH_SECONDS = 5.0
 _LOST = RayActorError  # died, or out of reach for the moment
 _FULL = (BackPressureError, DeploymentUnavailableError)
+_ENDING_SECONDS = 1.5  # that a replica takes to end whose device is lost
 _LOST_TEXT = "The process with the model was lost while it worked on this; ask again."
 
 
@@ -86,7 +88,8 @@ class RayEngine:
 
     @property
     def vitals(self) -> EngineVitals:
-        """Of all replicas together: the longest present job, all queues, and memory added up."""
+        """Of all replicas together: the longest present job, all queues, memory and shortages added up. Never lost: a
+        replica whose device failed ends itself and is replaced, which is no matter of this process."""
         vitals = [vitals for _, vitals in list(self._told.values())]
         running = [one.running for one in vitals if one.running is not None]
         return EngineVitals(
@@ -95,6 +98,8 @@ class RayEngine:
             responsive=bool(vitals) and any(one.responsive for one in vitals),
             restarts=sum(one.restarts for one in vitals),
             memory=dict(sum((Counter(one.memory) for one in vitals), Counter())),
+            shortages=sum(one.shortages for one in vitals),
+            threads=max((one.threads for one in vitals), default=0),
         )
 
     @property
@@ -107,13 +112,18 @@ class RayEngine:
         return RaySession(self, Media(key or uuid.uuid4().hex, recipe))
 
     def ask(self, question: Question) -> Any:
-        """The answer of a replica; asked again where one is lost, since a question changes nothing."""
+        """The answer of a replica; asked again where one is lost, or its device, since a question changes nothing.
+
+        :raises EngineLostError: one after the other is.
+        """
         for _ in range(_TRIES):
             try:
-                response = self._to(question.media).ask.remote(question)
-                return response.result(timeout_s=self._patience).get()
+                return _received(self._to(question.media).ask.remote(question).result(timeout_s=self._patience))
             except _LOST:
                 log.warning("a replica was lost; its question is asked again")
+            except EngineLostError:
+                log.warning("a replica lost its device; its question is asked again")
+                time.sleep(_ENDING_SECONDS)
             except TimeoutError as error:
                 raise BusyError("The model did not answer in time; try again in a moment.") from error
             except _FULL as error:
@@ -202,7 +212,7 @@ class RaySession:
         try:
             with self._engine.stream("walk", walk) as outcomes:
                 for outcome in outcomes:
-                    masks = outcome.get()
+                    masks = _received(outcome)
                     if masks is not None or pauses:
                         yield masks
         except _LOST as error:
@@ -241,7 +251,7 @@ class RaySearch:
         try:
             with engine.stream("search", search) as outcomes:
                 for outcome in outcomes:
-                    masks, state = outcome.get()
+                    masks, state = _received(outcome)
                     self._state = state or self._state
                     yield masks
         except _LOST as error:
@@ -266,15 +276,21 @@ class Cluster:
         """
         self._enter()
         app = f"{_NAMESPACE}-{socket.gethostname()}-{self._settings.port}-{uuid.uuid4().hex[:8]}"
-        board = ray.remote(num_cpus=0)(Board).remote()
+        ends = [self._leave]
 
         def stop() -> None:
-            serve.delete(app)
-            ray.kill(board)
-            self._leave()
+            """Each step, the last first, whatever became of the others."""
+            while ends:
+                try:
+                    ends.pop()()
+                except Exception as error:  # a cluster that is gone raises many kinds
+                    log.warning("the Ray cluster was not left in order: %s", type(error).__name__)
 
         try:
+            board = ray.remote(num_cpus=0)(Board).remote()
+            ends.append(lambda: ray.kill(board))
             serve.start(proxy_location="Disabled")
+            ends.append(lambda: serve.delete(app))
             deployment = _deployment(self._settings).bind(self._settings, build, board)
             handle = serve.run(deployment, name=app, route_prefix=None)
             about = handle.about.remote().result()
@@ -307,6 +323,17 @@ class Cluster:
             ray.shutdown()
             self._keeper.shutdown()
             self._keeper = None
+
+
+def _received(outcome: Outcome) -> Any:
+    """The value of an outcome.
+
+    :raises EngineLostError: the device of the replica that gives it is lost.
+    :raises BackendError, X2SAMError: what the replica raised.
+    """
+    if outcome.lost:
+        raise EngineLostError(_LOST_TEXT) from outcome.error
+    return outcome.get()
 
 
 def _deployment(settings: Settings) -> Any:

@@ -7,6 +7,7 @@ answer it, also after another one was lost.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
@@ -102,10 +103,12 @@ class About:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call or a step: a value, or an error whose text is meant for a person."""
+    """What came of a call or a step: a value, or an error whose text is meant for a person. ``lost``: the device failed
+    in a way that no other question to this process gets over."""
 
     value: Any = None
     error: Exception | None = None
+    lost: bool = False
 
     def get(self) -> Any:
         if self.error is not None:
@@ -160,7 +163,10 @@ class EngineReplica:
             with self._sessions.use(media.key, lambda: self._open(media)) as session:
                 return Outcome(getattr(session, question.method)(*question.arguments, **question.options))
         except EXPECTED as error:
-            return Outcome(error=error)
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Outcome:
+        return Outcome(error=error, lost=self._engine.vitals.lost)
 
     def _walk(self, walk: Walk) -> Iterator[FrameMasks | None]:
         with self._own_session(walk.media) as session:
@@ -207,7 +213,7 @@ class EngineReplica:
                 try:
                     return next(steps, _END)
                 except EXPECTED as error:
-                    return Outcome(error=error)
+                    return self._failed(error)
 
         def close() -> None:
             with turn:
@@ -223,9 +229,12 @@ class EngineReplica:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     def _tell(self, board: Any) -> None:
+        """Tells how it does. Once the device is lost to this process, it ends: Ray Serve starts another one."""
         while not self._closed.wait(TOLD_SECONDS):
-            about = {"features": asdict(self._engine.features), "vitals": asdict(self._engine.vitals)}
-            board.tell.remote(self._name, about)
+            vitals = self._engine.vitals
+            board.tell.remote(self._name, {"features": asdict(self._engine.features), "vitals": asdict(vitals)})
+            if vitals.lost and not self._closed.wait(TOLD_SECONDS):  # what was answered last gets out
+                os._exit(1)
 
 
 def _state_of(search: Any) -> SearchState:

@@ -7,14 +7,17 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray_stand_in
 from PIL import Image, ImageDraw
-from workplace import NANO
+from workplace import NANO, ROOT
 
+from backend.app import create_app
 from backend.carried import Carried, Known
-from backend.errors import MediaError, SettingsError
+from backend.errors import MediaError, ModelUnavailableError, SettingsError
 from backend.frame_recipes import Kitchen, PagesRecipe, recipe_of
 from backend.remembered import PackedMask
 from backend.settings import Settings
@@ -43,11 +46,18 @@ def settings(tmp_path_factory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def cluster(settings):
+def breaks(tmp_path_factory) -> Path:
+    """While this file is there, the next device that is asked for it breaks."""
+    return tmp_path_factory.mktemp("breaks") / "one"
+
+
+@pytest.fixture(scope="module")
+def cluster(settings, breaks):
     """A cluster whose processes find the stand-in engine."""
     with pytest.MonkeyPatch.context() as patch:
         places = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
         patch.setenv("PYTHONPATH", os.pathsep.join(places))
+        patch.setenv("X2SAM_TEST_BREAKS", str(breaks))
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="x2sam")
         yield
         ray.serve.shutdown()
@@ -75,8 +85,6 @@ def started(cluster, settings):
 
 @pytest.fixture
 def engine(started):
-    import ray_stand_in
-
     engine = started(ray_stand_in.build)
     until(lambda: engine.replicas == 2, "two replicas")
     return engine
@@ -151,6 +159,72 @@ def test_a_track_outlives_the_replica_that_walks_it(engine, frames):
     assert walked == list(range(1, PAGES))
     for page in range(PAGES):  # the stand-in moves masks by two pixels a page
         assert (track.found[page]["disc"].mask.unpack() == np.roll(first, 2 * page, axis=1)).all()
+
+
+def test_a_question_to_a_lost_device_is_answered_by_another(engine, frames, breaks):
+    page = frames(4)
+    session = engine.open(page, key=page.key)
+    lost = session.chat("where?")[0]
+    breaks.touch()
+    assert session.segment(Prompt(text=ray_stand_in.BREAKS))[0].mask.any() and not breaks.exists()
+    until(lambda: not Path(f"/proc/{lost}").exists(), "end of the process that lost its device", 20)
+    assert session.chat("where?")[0] != lost
+
+
+def test_a_track_outlives_the_device_that_walks_it(engine, frames, breaks):
+    pages = frames(*range(9))
+    first = np.zeros((120, 160), bool)
+    first[30:80, 30:80] = True
+    objects = [Carried("breaks", "Object", {0: Known(PackedMask.of(first), 1.0)})]
+    breaks.touch()
+    track = Track(session_opener(engine, pages, pages.key), 9, objects, Reach("forward"))
+    assert [stride.page for stride in track.walk() if stride is not None] == list(range(1, 9)) and not breaks.exists()
+
+
+def test_an_annotator_is_told_that_the_device_was_lost(engine, settings, breaks, tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.ray_engine._TRIES", 1)
+    own = replace(settings, state_dir=str(tmp_path), engine="local", warm_tasks=0)
+    app = create_app(own, lambda: engine)
+    app.extensions["x2sam"].engines.wait(5)
+    typed = {"id": "t", "from_name": "prompt", "to_name": "image", "type": "textarea"}
+    typed["value"] = {"text": [ray_stand_in.BREAKS]}
+    body = {
+        "tasks": [{"id": 1, "data": {"image": "05.png"}}], "params": {"context": {"result": [typed]}},
+        "label_config": (ROOT / "label_config" / "image_text.xml").read_text(encoding="utf-8"),
+    }  # fmt: skip
+    breaks.touch()
+    (told,) = app.test_client().post("/predict", json=body).json["results"][0]["result"]
+    assert told["value"]["text"] == ["The process with the model was lost while it worked on this; ask again."]
+    app.extensions["x2sam"].journal.close()
+
+
+@pytest.mark.parametrize("fails", ["start", "run"])
+def test_why_the_cluster_did_not_start_is_told_whatever_else_fails(settings, monkeypatch, fails):
+    from backend import ray_engine
+
+    def raising(kind):
+        def call(*_, **__):
+            raise kind
+
+        return call
+
+    ended = []
+    cluster = ray_engine.Cluster(settings)
+    monkeypatch.setattr(cluster, "_enter", lambda: None)
+    monkeypatch.setattr(cluster, "_leave", lambda: ended.append("left"))
+    serve = SimpleNamespace(
+        start=lambda **_: None, deployment=ray.serve.deployment, delete=raising(RuntimeError("the controller is gone"))
+    )
+    serve.run = raising(OSError("no room"))
+    if fails == "start":
+        serve.start = raising(OSError("no room"))
+    monkeypatch.setattr(ray_engine, "serve", serve)
+    actor = SimpleNamespace(remote=lambda *_: "board")
+    stand_in = SimpleNamespace(remote=lambda **_: lambda _: actor, kill=raising(ValueError("no such actor")))
+    monkeypatch.setattr(ray_engine, "ray", stand_in)
+    with pytest.raises(ModelUnavailableError, match=r"^No replica came up on the Ray cluster \(OSError\)"):
+        cluster.start(lambda _: None)
+    assert ended == ["left"]
 
 
 def test_words_over_a_clip(engine, frames):
