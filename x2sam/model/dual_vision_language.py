@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, Phi3Config, Phi3Model, SiglipVisionConfig, SiglipVisionModel
 
 from x2sam.config import X2SAMConfig
 from x2sam.model.layers import Projector
+from x2sam.model.lean_import import lean_import
 from x2sam.model.vision_language import VisualRows
+
+with lean_import():
+    from transformers import DynamicCache, Phi3Config, Phi3Model, SiglipVisionConfig, SiglipVisionModel
 
 
 def build_tower(vision: dict) -> SiglipVisionModel:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
 
 from x2sam.config import MaskEncoderConfig
 from x2sam.model.layers import Projector, pixel_shuffle
+from x2sam.model.lean_import import lean_import
+
+with lean_import():
+    from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
 
 
 def build_encoder(config: MaskEncoderConfig) -> Sam2VisionModel:

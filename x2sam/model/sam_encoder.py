@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from transformers.models.sam.configuration_sam import SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from x2sam.layouts import SamEncoderConfig
 from x2sam.model.layers import ChannelNorm, Projector, pixel_shuffle
+from x2sam.model.lean_import import lean_import
+
+with lean_import():
+    from transformers.models.sam.configuration_sam import SamVisionConfig
+    from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 
 def build_encoder(config: SamEncoderConfig) -> SamVisionEncoder:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers.initialization import no_init_weights
 
 from x2sam.config import LoraSettings, X2SAMConfig
 from x2sam.errors import WeightsError
@@ -28,6 +30,7 @@ from x2sam.model.xsam import XSAM
 NETWORKS: dict[str, type[X2SAM]] = {"x2sam": X2SAM, "xsam": XSAM}
 WRAPPER = "vlm.base_model.model."
 LORA = ".lora_"
+_BUILDING = threading.Lock()
 
 # published prefix -> ours; the first match counts, so longer ones come first
 PREFIXES = (
@@ -124,8 +127,24 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 def build_empty(config: X2SAMConfig) -> X2SAM:
     """The network without weights (meta parameters, real buffers)."""
-    with init_empty_weights(include_buffers=False):
+    with _without_weights():
         return NETWORKS[config.family.network](config)
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Modules made meanwhile have parameters without memory, which nobody initialises; for one thread at a time, as
+    PyTorch has one such hook for all."""
+
+    def emptied(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    with _BUILDING, no_init_weights():
+        hook = register_module_parameter_registration_hook(emptied)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def from_state(config: X2SAMConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> X2SAM:
