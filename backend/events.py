@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.bodies import as_json_text
 from backend.journal import Journal, Row
 from backend.protocol import Json, objects_in, whole_text
 
@@ -139,7 +140,7 @@ def _event(project: str, action: str, data: Json, made: float) -> tuple[Event, b
 def _packed(kept: Json) -> bytes | None:
     """None where it is too much, or nested deeper than anything that Label Studio makes."""
     try:
-        packed = zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1)
+        packed = zlib.compress(as_json_text(kept), 1)
     except RecursionError:
         return None
     return packed if len(packed) <= MOST_BYTES else None

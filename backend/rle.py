@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import orjson
 
 from backend.errors import RunLengthError
 
@@ -38,13 +39,14 @@ def encode_mask(mask: np.ndarray) -> list[int]:
     return np.packbits(np.concatenate(bits)).tolist()
 
 
-def decode_alpha(rle: Sequence[int] | bytes, height: int, width: int) -> np.ndarray:
-    """The alpha channel, uint8 (H, W), of a run-length list of a picture of the given size.
+def decode_alpha(rle: Sequence[int] | str, height: int, width: int) -> np.ndarray:
+    """The alpha channel, uint8 (H, W), of a run-length list of a picture of the given size; ``rle`` as in
+    :func:`run_bytes`.
 
     :raises RunLengthError: the list is damaged, cut, or made for another size; nothing larger than ``H * W * 4`` bytes
         is ever allocated, whatever the list claims.
     """
-    reader = _BitReader(_to_bytes(rle))
+    reader = _BitReader(run_bytes(rle))
     count = reader.read(32)
     if count != height * width * _CHANNELS or count == 0:
         raise RunLengthError(
@@ -66,7 +68,7 @@ def decode_alpha(rle: Sequence[int] | bytes, height: int, width: int) -> np.ndar
     return out.reshape(height, width, _CHANNELS)[..., 3].copy()
 
 
-def decode_mask(rle: Sequence[int] | bytes, height: int, width: int, threshold: int = 128) -> np.ndarray:
+def decode_mask(rle: Sequence[int] | str, height: int, width: int, threshold: int = 128) -> np.ndarray:
     """The mask, bool (H, W): alpha at least ``threshold``, since edited masks have soft edges."""
     return decode_alpha(rle, height, width) >= threshold
 
@@ -107,9 +109,15 @@ def _run_bits(lengths: np.ndarray, values: np.ndarray, fields: np.ndarray) -> It
         yield table[places < widths[part, None]]
 
 
-def _to_bytes(rle: Sequence[int] | bytes) -> bytes:
+def run_bytes(rle: Sequence[int] | str) -> bytes:
+    """The bytes of a run-length list, or of its text without the brackets (``"12,7,255"``), as
+    :func:`backend.bodies.parse_json` leaves long ones.
+
+    :raises RunLengthError: they are not numbers from 0 to 255.
+    """
     try:
-        return bytes(iter(rle))
+        # iter: of a plain number, bytes() would make so many zeros
+        return bytes(iter(orjson.loads(f"[{rle}]") if isinstance(rle, str) else rle))
     except (TypeError, ValueError) as error:
         raise RunLengthError("A brush mask must be a list of numbers from 0 to 255.") from error
 

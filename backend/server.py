@@ -16,6 +16,9 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -31,6 +34,7 @@ _CLOSING_SECONDS = 5.0  # for closing the model after the last answer
 _PAGE_THREADS = 64  # for pages of videos, of which each browser asks for six at a time: they wait for one decoder
 _CONNECTIONS, _OTHER_FILES = 4096, 512
 _HEAD_BYTES = 64 << 10
+_LINGER_SECONDS = 2.0
 _SWITCH_SECONDS = 0.001  # how long a thread keeps Python's lock: short, so that /health gets its turn
 
 
@@ -80,6 +84,7 @@ class DrainingWorker(ThreadWorker):
 
     def init_process(self) -> None:
         self._halves: list[TConn] = []
+        self._lingering: deque[Connection] = deque()
         seconds = self.app.settings.body_seconds
         silence = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         for listener in self.sockets:  # connections inherit it: a silent client must not keep a thread
@@ -96,31 +101,76 @@ class DrainingWorker(ThreadWorker):
                 return
             raise
         self.nr_conns += 1
-        conn = TConn(self.cfg, client, address, listener.getsockname())
+        conn = Connection(self.cfg, client, address, listener.getsockname())
+        conn.linger = self._linger
         conn.timeout = time.monotonic() + self.app.settings.body_seconds
         self.pending_conns.append(conn)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def on_pending_socket_readable(self, conn: TConn, client: Any) -> None:
         """Something came. Half a head would wake us again and again, so it is looked at with the time."""
-        if _has_head(client):
-            super().on_pending_socket_readable(conn, client)
-        else:
+        head = _head(client)
+        if head is None:
             self.poller.unregister(client)
             self._halves.append(conn)
+        elif _asks_for_health(head):
+            self._answer_here(conn, client)
+        else:
+            super().on_pending_socket_readable(conn, client)
+
+    def _answer_here(self, conn: TConn, client: Any) -> None:
+        """In this thread, which waits for nobody: handing a request to another and back takes Python's lock a dozen
+        times, and where others are busy each time is a wait."""
+        self.poller.unregister(client)
+        self.pending_conns.remove(conn)
+        conn.data_ready = True
+        answered: Future[bool] = Future()
+        answered.set_result(self.handle(conn))
+        self.finish_request(conn, answered)
 
     def murder_pending(self) -> None:
         """Called about once a second: takes up heads that are whole now, closes what kept silent for too long."""
         waiting = set(self.pending_conns)
         self._halves, halves = [], [conn for conn in self._halves if conn in waiting]
         for conn in halves:
-            if _has_head(conn.sock):
+            if _head(conn.sock) is None:
+                self._halves.append(conn)
+            else:
                 self.pending_conns.remove(conn)
                 conn.data_ready = True
                 self.enqueue_req(conn)
-            else:
-                self._halves.append(conn)
         super().murder_pending()
+        now = time.monotonic()
+        while self._lingering and self._lingering[0].timeout <= now:
+            self._let_go(self._lingering[0])
+
+    def _linger(self, conn: Connection) -> None:
+        """The answer was sent. A socket that is closed with unread data takes it back, so what still comes is thrown
+        away for a while, and nobody waits for it."""
+        conn.sock.setblocking(False)
+        conn.sock.shutdown(socket.SHUT_WR)
+        conn.timeout = time.monotonic() + _LINGER_SECONDS
+        self.nr_conns += 1
+        self._lingering.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._throw_away, conn))
+        self._throw_away(conn, conn.sock)  # most have closed it already
+
+    def _throw_away(self, conn: Connection, client: socket.socket) -> None:
+        try:
+            came = len(client.recv(_HEAD_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            came = 0
+        conn.unread -= came
+        if not came or conn.unread <= 0:
+            self._let_go(conn)
+
+    def _let_go(self, conn: Connection) -> None:
+        self._lingering.remove(conn)
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Told to stop: nobody waits for those who say nothing."""
@@ -156,15 +206,41 @@ class DrainingWorker(ThreadWorker):
         super().handle_exit(sig, frame)
 
 
-def _has_head(client: socket.socket) -> bool:
-    """Whether a thread can read the head of a request at once, or there is nothing to wait for."""
+class Connection(TConn):
+    """A connection whose end nobody waits for: gunicorn's waits two seconds for a client that does not close its side,
+    in the thread that everybody needs."""
+
+    linger: Callable[[Connection], None]
+    unread = _HEAD_BYTES  # so much is thrown away at the end
+
+    def close(self, graceful: bool = False) -> None:
+        """``graceful``: what was sent should arrive."""
+        try:
+            if graceful:
+                self.linger(self)
+                return
+        except OSError:  # the client is gone
+            pass
+        super().close()
+
+
+def _head(client: socket.socket) -> bytes | None:
+    """What has come of a request; None while a thread would have to wait for the rest of its head."""
     try:
         came = client.recv(_HEAD_BYTES, socket.MSG_PEEK)
     except BlockingIOError:
-        return False
+        return None
     except OSError:
-        return True
-    return not came or b"\r\n\r\n" in came or len(came) == _HEAD_BYTES
+        return b""
+    return came if not came or b"\r\n\r\n" in came or len(came) == _HEAD_BYTES else None
+
+
+def _asks_for_health(head: bytes) -> bool:
+    """Whether this is a whole request without a body for ``/health``, which is answered without waiting."""
+    if not head.startswith(b"GET /health HTTP/1.") or not head.endswith(b"\r\n\r\n"):
+        return False
+    names = head.lower()
+    return b"\ncontent-length" not in names and b"\ntransfer-encoding" not in names
 
 
 def _connections() -> int:

@@ -19,7 +19,7 @@ from backend.errors import RunLengthError
 from backend.evidence import StandingRegion
 from backend.geometry import Size, corners_to_mask, percent_to_corners, resize_mask
 from backend.remembered import PackedMask, Remembered
-from backend.rle import decode_mask
+from backend.rle import decode_mask, run_bytes
 
 SAME = 0.7
 """Masks that overlap more than this show the same thing."""
@@ -69,7 +69,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 def _content(part: StandingRegion) -> bytes:
     if part.shape == "brush":
-        return bytes(iter(part.value["rle"]))  # of a plain number, bytes() would make so many zeros
+        return run_bytes(part.value["rle"])
     if part.shape == "bitmask":
         return part.value["imageDataURL"].encode("ascii", "replace")
     return json.dumps({k: part.value.get(k) for k in ("points", "x", "y", "width", "height", "rotation")}).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -261,6 +262,48 @@ def test_a_silent_client_does_not_keep_a_thread(run):
     assert status == 200
     for connection in silent:
         connection.close()
+
+
+def test_a_client_that_does_not_hang_up_keeps_nobody_waiting(run):
+    """It wants the connection closed, and leaves its own end open: gunicorn would wait two seconds for each."""
+    server = run()
+    server.wait_ready()
+    open_ends = []
+    for _ in range(20):
+        open_ends.append(socket.create_connection(("127.0.0.1", server.port)))
+        open_ends[-1].sendall(b"GET /versions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    for connection in open_ends:
+        answer = connection.makefile("rb").read()  # the server closes its end at once
+        assert answer.startswith(b"HTTP/1.1 200") and b"versions" in answer
+    began = time.monotonic()
+    assert server.ask("/health", timeout=20)[0] == 200
+    assert time.monotonic() - began < 2, "twenty of these would take 40 s one after the other"
+    for connection in open_ends:
+        connection.close()
+
+
+@pytest.mark.parametrize("name", ["Content-Length: 20", "content-length : 20", "Transfer-Encoding: chunked"])
+def test_health_with_a_body_that_never_comes(run, name):
+    server = run(X2SAM_BODY_SECONDS="3")
+    server.wait_ready()
+    with socket.create_connection(("127.0.0.1", server.port)) as odd:
+        odd.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\n{name}\r\n\r\n".encode())
+        time.sleep(0.2)
+        began = time.monotonic()
+        for _ in range(3):
+            assert server.ask("/health", timeout=20)[0] == 200
+        assert time.monotonic() - began < 2.5, "nobody waits for the body in the thread that answers /health"
+
+
+def test_health_over_one_connection_again_and_again(run):
+    server = run()
+    server.wait_ready()
+    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    for _ in range(3):
+        line.request("GET", "/health")
+        answer = line.getresponse()
+        assert answer.status == 200 and json.load(answer)["status"] == "UP"
+    line.close()
 
 
 def test_pages_of_videos_do_not_keep_health_waiting(run):
