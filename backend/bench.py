@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ from x2sam.vitals import EngineVitals
 
 SIZES = {"1080p": (1080, 1920), "4K": (2160, 3840)}
 BODY_BYTES = 17_000_000
+_BYTES_OF_A_NUMBER = (10 * 2 + 90 * 3 + 156 * 4) / 256  # from 0 to 255, with a comma
+_PACE = 0.02  # seconds from one small request to the next
 CONFIG = """<View>
   <Image name="image" value="$image"/>
   <BrushLabels name="brush" toName="image"><Label value="Object"/></BrushLabels>
@@ -197,7 +199,8 @@ def click_body(address: str, number: int, size: tuple[int, int], filler: int = 0
         "id": f"click{number}", "from_name": "point", "to_name": "image", "type": "keypointlabels", "is_positive": True,
         "original_width": size[1], "original_height": size[0], "image_rotation": 0, "value": value,
     }  # fmt: skip
-    drawn = {"format": "rle", "rle": [7] * (filler // 2), "brushlabels": ["Object"]}
+    runs = np.random.default_rng(5).integers(0, 256, int(filler / _BYTES_OF_A_NUMBER)).tolist()
+    drawn = {"format": "rle", "rle": runs, "brushlabels": ["Object"]}
     region = {"id": "drawn", "type": "brushlabels", "from_name": "brush", "to_name": "image", "value": drawn}
     task = {"id": number + 1, "data": {"image": address}}
     task["annotations"] = [{"id": 1, "result": [region]}] if filler else []
@@ -231,7 +234,8 @@ def _check(answer: Any) -> None:
 
 
 def measure_stall(seconds: float) -> dict[str, Any]:
-    """How long /health takes while requests of 17 MB are worked on one after another, and while nothing is."""
+    """How long /health and a click take while requests of 17 MB are worked on one after another, and while nothing is.
+    """
     size = SIZES["1080p"]
     with serving(size) as (app, address):
         body, until, done = click_body(address, 1, size, BODY_BYTES), [0.0], [0]
@@ -242,23 +246,38 @@ def measure_stall(seconds: float) -> dict[str, Any]:
                 _check(client.post("/predict", data=body, content_type="application/json"))
                 done[0] += 1
 
-        idle = _health(app, seconds / 2)
+        clicks = [click_body(address, number, size) for number in range(2, 20)]
+        idle = _small_requests(app, clicks, seconds / 2)
         until[0] = time.monotonic() + seconds
         thread = threading.Thread(target=large)
         thread.start()
-        busy = _health(app, seconds)
+        busy = _small_requests(app, clicks, seconds)
         thread.join()
-    return {"body_mb": round(len(body) / 1e6, 1), "bodies": done[0], "idle": idle, "busy": busy}
+    return {
+        "body_mb": round(len(body) / 1e6, 1), "bodies": done[0], "idle": idle["/health"], "busy": busy["/health"],
+        "click_idle": idle["click"], "click_busy": busy["click"],
+    }  # fmt: skip
 
 
-def _health(app: Flask, seconds: float) -> dict[str, float]:
-    client, spent, until = app.test_client(), [], time.monotonic() + seconds
+def _small_requests(app: Flask, clicks: Sequence[bytes], seconds: float) -> dict[str, dict[str, float]]:
+    """Milliseconds of /health and of clicks in turns at a steady pace. Each counts from when it was due: who holds
+    Python's lock keeps a request from being begun, too."""
+    client, until = app.test_client(), time.monotonic() + seconds
+    spent: dict[str, list[float]] = {"/health": [], "click": []}
+    due, number = time.perf_counter(), 0
     while time.monotonic() < until:
-        began = time.perf_counter()
-        assert client.get("/health").status_code == 200
-        spent.append((time.perf_counter() - began) * 1e3)
-        time.sleep(0.01)
-    return {"p50_ms": round(statistics.median(spent), 2), "max_ms": round(max(spent), 2)}
+        due = max(due + _PACE, time.perf_counter())
+        time.sleep(max(0.0, due - time.perf_counter()))
+        if number % 2:
+            _check(client.post("/predict", data=clicks[number % len(clicks)], content_type="application/json"))
+        elif client.get("/health").status_code != 200:
+            raise MeasurementError("/health does not answer")
+        spent["click" if number % 2 else "/health"].append((time.perf_counter() - due) * 1e3)
+        number += 1
+    return {
+        name: {"p50_ms": round(statistics.median(each), 2), "max_ms": round(max(each), 2)}
+        for name, each in spent.items()
+    }
 
 
 def bench(
@@ -277,10 +296,12 @@ def bench(
     share, large = found["overhead"], found["large_bodies"]
     console.print(
         f"/predict around the engine, 1080p: {share['p50_ms']} ms (p50), {share['cpu_ms']} ms of the processor\n"
-        f"/health beside {large['bodies']} requests of {large['body_mb']} MB: {large['busy']['p50_ms']} ms (p50), "
-        f"{large['busy']['max_ms']} ms at most; alone {large['idle']['p50_ms']}, {large['idle']['max_ms']}",
+        f"beside {large['bodies']} requests of {large['body_mb']} MB, p50 and at most:",
         highlight=False,
     )
+    for name, busy, idle in (("/health", "busy", "idle"), ("a click", "click_busy", "click_idle")):
+        told = (f"{large[key]['p50_ms']}, {large[key]['max_ms']} ms" for key in (busy, idle))
+        console.print(f"  {name}: {'; alone '.join(told)}", highlight=False)
     table = Table("codec", "size", "ms", "library", "its ms", "times")
     for row in found["codecs"]:
         table.add_row(*(str(row[key]) for key in ("codec", "size", "ms", "library", "library_ms", "ratio")))
