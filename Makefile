@@ -19,7 +19,7 @@ help:
 	@echo "make guide   the pictures of the annotator's guide, taken anew"
 	@echo "make check   ruff, the linters of docker/, advisories about installed packages"
 	@echo "make rehearse   the steps of docker/Dockerfile, and what comes out of it, without a container engine"
-	@echo "make bench   times of nano on this machine"
+	@echo "make bench   times of nano and of the server's share on this machine"
 	@echo "make clean   remove caches and var/; make distclean: the environments too"
 
 setup: .venv/installed .venv-ls/installed .venv/chromium
@@ -47,6 +47,7 @@ rehearse: .venv/installed
 bench: .venv/installed
 	@mkdir -p var
 	$(RUN) -m x2sam bench --size nano --json var/bench.json
+	$(RUN) -m backend bench --json var/bench-server.json
 
 .venv/installed: requirements.txt
 	$(call install,.venv,requirements.txt)
