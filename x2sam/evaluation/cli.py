@@ -302,8 +302,8 @@ def learning(
         def told(found: dict) -> None:
             write_json(result, found)
 
-        def load(directory: Path) -> Engine:
-            return Engine.load(directory, place, timeout=PATIENT, hang=PATIENT)
+        def load(directory: Path, snap: bool) -> Engine:
+            return Engine.load(directory, place, timeout=PATIENT, hang=PATIENT, snap=snap)
 
         domain = Domain(LabelMapDataset(data), source, shift)
         wanted = Adaptation(steps, rate, share=share or Adaptation.share)

@@ -13,7 +13,10 @@ to know: train one with ``data.leave_out``, or name a shift, which makes another
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,16 +28,30 @@ import numpy as np
 from x2sam.data.masks import MIN_VISIBLE
 from x2sam.data.readers.labelmaps import LabelMapDataset, held_out
 from x2sam.data.readers.own_format import OwnItem, OwnObject, write_dataset
+from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.errors import FramesError
 from x2sam.evaluation.clicks import number_of_clicks
-from x2sam.evaluation.comparing import ClickTable, Comparison, click_table, compare, general_set
+from x2sam.evaluation.comparing import (
+    ClickTable,
+    Comparison,
+    Samples,
+    Verdict,
+    click_table,
+    compare,
+    general_set,
+    judge,
+)
+from x2sam.evaluation.comparing import held_out as held_out_of
 from x2sam.evaluation.contract import Opener
+from x2sam.evaluation.metrics.interval import bootstrap_mean
 from x2sam.structures import Sample
-from x2sam.training.adapt import TRAIN, Adaptation, adapt
+from x2sam.training.adapt import HELD, TRAIN, Adaptation, adapt
 
 _TEST_SHARE = 3  # one picture in so many is for the test, whatever the seed
 _PER_PICTURE = 5  # masks that the annotator corrects on one picture
-_SURE = 0.85
+_HELD_SHARE = 4  # one corrected picture in so many is held out, to decide whether the model is taken
+_JUDGED_CLICKS = 3  # of the decision, as in service
+LEVELS: Mapping[str, float] = MappingProxyType({"80": 0.80, "85": 0.85})
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ SHIFTS: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = MappingProxyType
 
 def corrected(domain: Domain, masks: int, seed: int, out: Path) -> int:
     """Writes what an annotator submits who corrects ``masks`` masks on pictures drawn by ``seed``; how many pictures
-    they are. A patient annotator's mask is the truth.
+    they are. A patient annotator's mask is the truth. As in service some of the pictures are held out of the learning.
 
     :raises FramesError: the domain has fewer
     """
@@ -103,55 +120,60 @@ def corrected(domain: Domain, masks: int, seed: int, out: Path) -> int:
         cv2.imwrite(str(out / name), cv2.cvtColor(sample.frames[0], cv2.COLOR_RGB2BGR))
         shown = {one.id: sample.labels[0] == one.id for one in chosen}
         objects = tuple(OwnObject(one.id, one.category) for one in chosen)
-        items.append(OwnItem(f"picture-{place}", sample.labels.shape[1:], objects, {0: shown}, name, split=TRAIN))
+        split = HELD if held_out(domain.data.records[place], _HELD_SHARE) else TRAIN
+        items.append(OwnItem(f"picture-{place}", sample.labels.shape[1:], objects, {0: shown}, name, split=split))
     if left:
         raise FramesError(f"source {domain.source!r} has {left} masks less than {masks} to correct; ask for fewer")
     write_dataset(out, items, {"made_by": "a simulated annotator", "source": domain.source, "shift": domain.shift})
     return len(items)
 
 
-def clicks_of(table: ClickTable) -> dict:
-    """IoU after each click, and the clicks until an IoU of 0.8 and 0.85 (all of them where it is never reached)."""
-    return {
-        "objects": len(table.iou),
-        "miou": [float(v) for v in table.iou.mean(0)],
-        "noc": {"80": number_of_clicks(table.iou, 0.80), "85": number_of_clicks(table.iou, _SURE)},
-    }
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one model answers: on the domain, on the domain by the network alone (without the last light step, which
+    was fitted on answers to pictures of all sources), and elsewhere."""
 
-
-@dataclass(frozen=True)
-class Trial:
-    """One adaptation: how many masks, which seed, and what was measured after it."""
-
-    masks: int
-    seed: int
     domain: ClickTable
+    network: ClickTable
     elsewhere: ClickTable
 
 
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One adaptation: how many masks, which seed, what was measured after it, whether it would serve from then on, how
+    many steps of training it was and how many seconds."""
+
+    masks: int
+    seed: int
+    after: Measured
+    verdict: Verdict
+    steps: int
+    seconds: float
+
+
+PARTS = ("domain", "network", "elsewhere")
+
+
 def evaluate_learning(
-    load: Callable[[Path], Opener], model: Path, domain: Domain, out: Path, counts: Sequence[int],
+    load: Callable[[Path, bool], Opener], model: Path, domain: Domain, out: Path, counts: Sequence[int],
     seeds: Sequence[int], wanted: Adaptation = Adaptation(), elsewhere: Path | None = None, pictures: int = 30,
     clicks: int = 5, device: str = "cpu", told: Callable[[dict], None] = lambda result: None,
 ) -> dict:  # fmt: skip
     """Adapts the model once for each number of masks and each seed; ``told`` gets the result so far after each.
 
-    load:      from a directory to an engine, which is closed again
+    load:      from a directory, and whether the last light step is taken, to an engine, which is closed again
     elsewhere: a directory of labelled pictures of other kinds; generated scenes without one
     pictures:  most test pictures of either kind
     """
-    tests = domain.places(test=True)
-    places = np.unique(np.linspace(0, len(tests) - 1, min(pictures, len(tests))).astype(int))
-    here = [lambda place=tests[int(k)]: domain.sample(place) for k in places]
-    there = list(general_set(elsewhere))
-    there = [there[int(k)] for k in np.unique(np.linspace(0, len(there) - 1, min(pictures, len(there))).astype(int))]
+    here, there = _tests(domain, elsewhere, pictures)
 
-    def measured(directory: Path) -> tuple[ClickTable, ClickTable]:
-        engine = load(directory)
-        try:
-            return click_table(engine, here, clicks), click_table(engine, there, clicks)
-        finally:
-            engine.close()
+    def asked(directory: Path, snap: bool, *wanted: tuple[Samples, int]) -> list[ClickTable]:
+        with contextlib.closing(load(directory, snap)) as engine:
+            return [click_table(engine, samples, count) for samples, count in wanted]
+
+    def measured(directory: Path) -> Measured:
+        in_service = asked(directory, True, (here, clicks), (there, _JUDGED_CLICKS))
+        return Measured(in_service[0], asked(directory, False, (here, clicks))[0], in_service[1])
 
     before = measured(model)
     trials: list[Trial] = []
@@ -160,40 +182,91 @@ def evaluate_learning(
             place = out / f"{masks}-{seed}"
             shutil.rmtree(place, ignore_errors=True)
             corrected(domain, masks, seed, place / "corrections")
-            adapted = adapt(model, place / "corrections", place, replace(wanted, seed=seed), device)
-            trials.append(Trial(masks, seed, *measured(adapted)))
+            begun, taken = time.monotonic(), itertools.count()
+            adapted = adapt(
+                model, place / "corrections", place, replace(wanted, seed=seed), device,
+                before_step=lambda number, whole, taken=taken: next(taken),
+            )  # fmt: skip
+            seconds, after = time.monotonic() - begun, measured(adapted)
+            held = (held_out_of(OwnPictures(place / "corrections", HELD)), _JUDGED_CLICKS)
+            tables = [asked(directory, True, held)[0] for directory in (model, adapted)]
+            verdict = judge(compare(*tables), compare(before.elsewhere, after.elsewhere))
+            trials.append(Trial(masks, seed, after, verdict, next(taken), seconds))
             shutil.rmtree(place)
             told(_summary(domain, before, trials))
     return _summary(domain, before, trials)
 
 
-def _summary(domain: Domain, before: tuple[ClickTable, ClickTable], trials: Sequence[Trial]) -> dict:
+def _tests(domain: Domain, elsewhere: Path | None, pictures: int) -> tuple[Samples, Samples]:
+    """Pictures to measure on: of the domain, and others."""
+    tests = domain.places(test=True)
+    here = [lambda place=tests[k]: domain.sample(place) for k in _spread(len(tests), pictures)]
+    there = general_set(elsewhere)
+    return here, [there[k] for k in _spread(len(there), pictures)]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below ``count``, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
+
+
+def _summary(domain: Domain, before: Measured, trials: Sequence[Trial]) -> dict:
     rows = []
     for masks in dict.fromkeys(trial.masks for trial in trials):
         same = [trial for trial in trials if trial.masks == masks]
-        rows.append(
+        row = {part: _of_seeds(getattr(before, part), [getattr(one.after, part) for one in same]) for part in PARTS}
+        about = [
             {
-                "masks": masks,
-                "domain": _of_seeds(before[0], [trial.domain for trial in same]),
-                "elsewhere": _of_seeds(before[1], [trial.elsewhere for trial in same]),
+                "seed": one.seed, "promoted": one.verdict.promoted, "reason": one.verdict.reason, "steps": one.steps,
+                "seconds": round(one.seconds, 1),
             }
-        )
+            for one in same
+        ]  # fmt: skip
+        rows.append({"masks": masks, **row, "trials": about})
     return {
         "source": domain.source,
         "shift": domain.shift,
-        "before": {"domain": clicks_of(before[0]), "elsewhere": clicks_of(before[1])},
+        "before": {part: clicks_of(getattr(before, part)) for part in PARTS},
         "after": rows,
     }
 
 
+def clicks_of(table: ClickTable) -> dict:
+    """IoU after each click, and the clicks until an IoU of 0.8 and 0.85 (all of them where it is never reached)."""
+    return {
+        "objects": len(table.iou),
+        "miou": [float(v) for v in table.iou.mean(0)],
+        "noc": {name: number_of_clicks(table.iou, level) for name, level in LEVELS.items()},
+    }
+
+
 def _of_seeds(before: ClickTable, after: Sequence[ClickTable]) -> dict:
-    """Mean and spread over the seeds, and each seed's difference with its bounds."""
+    """Mean and spread over the seeds, each seed's difference in IoU with its bounds, and that of all seeds together."""
     found = [clicks_of(table) for table in after]
-    paired: list[Comparison] = [compare(before, table) for table in after]
+    nocs = {name: [one["noc"][name] for one in found] for name in LEVELS}
+    # each object's mean over the seeds: pictures are drawn, the seeds are the ones that were run
+    together = ClickTable(np.mean([table.iou for table in after], 0), before.picture)
     return {
         "miou": np.mean([one["miou"] for one in found], 0).tolist(),
         "miou_spread": np.std([one["miou"] for one in found], 0).tolist(),
-        "noc": {level: float(np.mean([one["noc"][level] for one in found])) for level in ("80", "85")},
-        "noc_spread": {level: float(np.std([one["noc"][level] for one in found])) for level in ("80", "85")},
-        "differences": [{"mean": one.difference, "low": one.low, "high": one.high} for one in paired],
+        "noc": {name: float(np.mean(values)) for name, values in nocs.items()},
+        "noc_spread": {name: float(np.std(values)) for name, values in nocs.items()},
+        "noc_difference": {
+            name: fewer_clicks(before, after, level) for name, level in LEVELS.items() if len(before.iou)
+        },
+        "differences": [_bounds(compare(before, table)) for table in after],
+        "difference": _bounds(compare(before, together)),
     }
+
+
+def fewer_clicks(before: ClickTable, after: Sequence[ClickTable], level: float) -> dict:
+    """Clicks per object until an IoU of ``level``, after (mean of the tables) less before, with its one-sided 95 %
+    bounds."""
+    needed = [[number_of_clicks(row[None], level) for row in table.iou] for table in (before, *after)]
+    change = np.mean(needed[1:], 0) - needed[0]
+    low, high = bootstrap_mean(change, before.picture.tolist(), level=0.9) or (None, None)
+    return {"mean": float(change.mean()), "low": low, "high": high}
+
+
+def _bounds(one: Comparison) -> dict:
+    return {"mean": one.difference, "low": one.low, "high": one.high}

@@ -74,8 +74,12 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over :func:`parameter_groups`."""
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas, eps=config.eps)
+    """AdamW over :func:`parameter_groups`. What it does not move is frozen: no gradient is computed for it."""
+    groups = parameter_groups(model, config)
+    moved = {parameter for group in groups for _, parameter in group["params"]}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter in moved)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def learning_rate_factor(step: int, total_steps: int, config: OptimConfig) -> float:

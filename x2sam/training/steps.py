@@ -234,7 +234,9 @@ def _worded_losses(
 def read_conversation(model: X2SAM, batch: Batch, stage3: Tensor, config: StepConfig):
     """The condition of every row, and the language loss. ``stage3`` (F, H, W, width) of the first frames."""
     words = batch.words
-    states = read_words(model, words, stage3)
+    # where nothing is answered in words, nothing is learned from them
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (config.language > 0 or len(batch.rows) > batch.sketches)):
+        states = read_words(model, words, stage3)
     losses = {}
     if config.language:
         head = model.vision_language.word_logits

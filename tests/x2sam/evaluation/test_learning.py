@@ -13,8 +13,9 @@ from x2sam.cli import app
 from x2sam.data.readers.labelmaps import LabelMapDataset
 from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.errors import FramesError
-from x2sam.evaluation.learning import SHIFTS, Domain, corrected
-from x2sam.training.adapt import TRAIN
+from x2sam.evaluation.comparing import ClickTable
+from x2sam.evaluation.learning import SHIFTS, Domain, corrected, fewer_clicks
+from x2sam.training.adapt import HELD, TRAIN
 
 SIDE, COUNT = 48, 24
 
@@ -46,19 +47,29 @@ def test_nobody_is_tested_on_what_was_corrected(data, tmp_path):
     assert not set(test) & set(rest) and sorted(test + rest) == list(range(COUNT, 2 * COUNT))
     assert 2 <= len(test) <= COUNT // 2
     assert corrected(domain, 7, 0, tmp_path / "out") == 4, "two masks a picture, and one on the last"
-    learned = OwnPictures(tmp_path / "out", TRAIN)
-    samples = [learned.bare(index) for index in range(len(learned))]
+    every = OwnPictures(tmp_path / "out")
+    samples = [every.bare(index) for index in range(len(every))]
     assert sum(len(sample.objects) for sample in samples) == 7
     # the picture is shifted, the mask is the truth
     place = int(samples[0].source.split("-")[1].split(",")[0])
     assert place in rest
     shown, _labels = domain.data.read(place)
     np.testing.assert_array_equal(samples[0].frames[0], 255 - shown[..., ::-1])
+    # as in service, some are held out of the learning, whatever the seed
+    corrected(domain, 2 * len(rest), 0, tmp_path / "all")
+    names = {split: sources(tmp_path / "all", split) for split in (TRAIN, HELD)}
+    assert names[TRAIN] and names[HELD] and not names[TRAIN] & names[HELD] and len(names[TRAIN]) > len(names[HELD])
+    assert sources(tmp_path / "out", HELD) <= names[HELD] and sources(tmp_path / "out", TRAIN) <= names[TRAIN]
     again = tmp_path / "again"
     corrected(domain, 7, 1, again)
     assert (again / "manifest.json").read_text() != (tmp_path / "out" / "manifest.json").read_text(), "another seed"
     with pytest.raises(FramesError, match="less than 1000"):
         corrected(domain, 1000, 0, tmp_path / "more")
+
+
+def sources(place, split):
+    opened = OwnPictures(place, split)
+    return {opened.bare(index).source.split(",")[0] for index in range(len(opened))}
 
 
 def test_shifts_are_the_same_every_time(data):
@@ -84,14 +95,26 @@ def test_a_source_can_be_left_out_of_training(data):
 def test_the_command(data, tmp_path, sketching_model, tiny_tokenizer):
     sketching_model.save_pretrained(tmp_path / "start", tiny_tokenizer)
     told = tmp_path / "told.json"
-    words = ["evaluate", "learning", "--data", str(data), "--source", "a", "--shift", "speckle", "--masks", "2,4"]
+    words = ["evaluate", "learning", "--data", str(data), "--source", "a", "--shift", "speckle", "--masks", "6,8"]
     words += ["--seeds", "2", "--steps", "1", "--elsewhere", str(data), "--pictures", "2", "--clicks", "2"]
     words += ["--model", str(tmp_path / "start"), "--device", "cpu", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*words, "--json", str(told)])
     assert result.exit_code == 0, result.output
     found = json.loads(told.read_text())
-    assert [row["masks"] for row in found["after"]] == [2, 4]
+    assert [row["masks"] for row in found["after"]] == [6, 8]
     assert found["before"]["domain"]["objects"] == 4 and len(found["after"][1]["domain"]["differences"]) == 2
-    assert len(found["after"][0]["elsewhere"]["miou"]) == 2
+    assert len(found["after"][0]["elsewhere"]["miou"]) == 3 and len(found["after"][0]["network"]["miou"]) == 2
+    for trial in found["after"][1]["trials"]:
+        assert trial["steps"] == 1 and trial["seconds"] > 0
+        assert not trial["promoted"] and "held-out masks" in trial["reason"], "so few decide nothing"
     assert not list((tmp_path / "out").iterdir())
     assert CliRunner().invoke(app, [*words, "--masks", "a"]).exit_code == 2
+
+
+def test_fewer_clicks():
+    before = ClickTable(np.array([[0.5, 0.6, 0.9], [0.1, 0.2, 0.3], [0.9, 0.9, 0.9]]), np.array([0, 0, 1]))  # 3, 3, 1
+    better = ClickTable(np.array([[0.8, 0.8, 0.9], [0.1, 0.8, 0.9], [0.9, 0.9, 0.9]]), before.picture)  # 1, 2, 1
+    found = fewer_clicks(before, [better, before], 0.8)
+    assert found["mean"] == pytest.approx((-1 - 0.5 + 0) / 3)
+    # two pictures: drawn are the first twice (-0.75), both (-0.5), or the second twice (0)
+    assert found["low"] == pytest.approx(-0.75) and found["high"] == pytest.approx(0)
