@@ -257,7 +257,7 @@ def task(
 def learning(
     data: Annotated[Path, typer.Option("--data", help="Directory with train.json.")],
     source: Annotated[str, typer.Option(help="The domain: one of its sources, best one that the model never saw.")],
-    out: Annotated[Path, typer.Option(help="Directory for corrections and trained models; each is removed again.")],
+    out: Annotated[Path, typer.Option(help="Directory for what was measured, and for models meanwhile.")],
     shift: Annotated[
         str, typer.Option(help="Makes another domain of it: speckle (grain, no colours) or negative.")
     ] = "",
@@ -279,7 +279,7 @@ def learning(
 ) -> None:
     """Clicks and IoU on other pictures of a domain, before and after a simulated annotator corrected masks of it.
 
-    The result is written after each training, so that a run that is stopped leaves what it found.
+    The result is written after each training. The same call goes on where one was stopped.
     """
     try:
         counts = [int(part) for part in masks.split(",")]

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -35,7 +36,6 @@ from x2sam.evaluation.comparing import (
     ClickTable,
     Comparison,
     Samples,
-    Verdict,
     click_table,
     compare,
     general_set,
@@ -44,6 +44,7 @@ from x2sam.evaluation.comparing import (
 from x2sam.evaluation.comparing import held_out as held_out_of
 from x2sam.evaluation.contract import Opener
 from x2sam.evaluation.metrics.interval import bootstrap_mean
+from x2sam.placement import version_of
 from x2sam.structures import Sample
 from x2sam.training.adapt import HELD, TRAIN, Adaptation, adapt
 
@@ -140,15 +141,16 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One adaptation: how many masks, which seed, what was measured after it, whether it would serve from then on, how
-    many steps of training it was and how many seconds."""
+    """One adaptation: how many masks, which seed, what was measured after it, whether it would serve from then on and
+    why, how many steps of training it was and how many seconds."""
 
     masks: int
     seed: int
     after: Measured
-    verdict: Verdict
-    steps: int
-    seconds: float
+    promoted: bool = False
+    reason: str = ""
+    steps: int = 0
+    seconds: float = 0.0
 
 
 PARTS = ("domain", "network", "elsewhere")
@@ -162,10 +164,16 @@ def evaluate_learning(
     """Adapts the model once for each number of masks and each seed; ``told`` gets the result so far after each.
 
     load:      from a directory, and whether the last light step is taken, to an engine, which is closed again
+    out:       what was measured stays there, so that the same call goes on where one was stopped
     elsewhere: a directory of labelled pictures of other kinds; generated scenes without one
     pictures:  most test pictures of either kind
     """
     here, there = _tests(domain, elsewhere, pictures)
+    asking = {
+        "model": version_of(model), "data": str(domain.data.root), "source": domain.source, "shift": domain.shift,
+        "elsewhere": str(elsewhere), "pictures": pictures, "clicks": clicks,
+    }  # fmt: skip
+    about = asking | asdict(replace(wanted, seed=0))
 
     def asked(directory: Path, snap: bool, *wanted: tuple[Samples, int]) -> list[ClickTable]:
         with contextlib.closing(load(directory, snap)) as engine:
@@ -175,26 +183,60 @@ def evaluate_learning(
         in_service = asked(directory, True, (here, clicks), (there, _JUDGED_CLICKS))
         return Measured(in_service[0], asked(directory, False, (here, clicks))[0], in_service[1])
 
-    before = measured(model)
+    def trial(masks: int, seed: int, before: Measured) -> Trial:
+        place = out / f"{masks}-{seed}"
+        _fresh(place, about)
+        corrected(domain, masks, seed, place / "corrections")
+        begun, taken = time.monotonic(), itertools.count()
+        adapted = adapt(
+            model, place / "corrections", place, replace(wanted, seed=seed), device,
+            before_step=lambda number, whole: next(taken),
+        )  # fmt: skip
+        seconds, after = time.monotonic() - begun, measured(adapted)
+        held = (held_out_of(OwnPictures(place / "corrections", HELD)), _JUDGED_CLICKS)
+        verdict = judge(
+            compare(*(asked(directory, True, held)[0] for directory in (model, adapted))),
+            compare(before.elsewhere, after.elsewhere),
+        )
+        shutil.rmtree(place)
+        return Trial(masks, seed, after, verdict.promoted, verdict.reason, next(taken), seconds)
+
+    before = _kept(out / "before.npz", asking, lambda: Trial(0, 0, measured(model))).after
     trials: list[Trial] = []
     for masks in counts:
         for seed in seeds:
-            place = out / f"{masks}-{seed}"
-            shutil.rmtree(place, ignore_errors=True)
-            corrected(domain, masks, seed, place / "corrections")
-            begun, taken = time.monotonic(), itertools.count()
-            adapted = adapt(
-                model, place / "corrections", place, replace(wanted, seed=seed), device,
-                before_step=lambda number, whole, taken=taken: next(taken),
-            )  # fmt: skip
-            seconds, after = time.monotonic() - begun, measured(adapted)
-            held = (held_out_of(OwnPictures(place / "corrections", HELD)), _JUDGED_CLICKS)
-            tables = [asked(directory, True, held)[0] for directory in (model, adapted)]
-            verdict = judge(compare(*tables), compare(before.elsewhere, after.elsewhere))
-            trials.append(Trial(masks, seed, after, verdict, next(taken), seconds))
-            shutil.rmtree(place)
+            file = out / f"{masks}-{seed}.npz"
+            trials.append(_kept(file, about, lambda masks=masks, seed=seed: trial(masks, seed, before)))
             told(_summary(domain, before, trials))
     return _summary(domain, before, trials)
+
+
+def _fresh(place: Path, about: dict) -> None:
+    """Empties a directory unless a run of the same settings was stopped in it: that run is gone on with."""
+    note, written = place / "about.json", json.dumps(about)
+    if not note.is_file() or note.read_text(encoding="utf-8") != written:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        note.write_text(written, encoding="utf-8")
+
+
+def _kept(file: Path, about: dict, make: Callable[[], Trial]) -> Trial:
+    """What an earlier run with the same settings measured, else what ``make`` finds, which is kept."""
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as kept:
+            head = json.loads(str(kept["about"]))
+            trial = head.pop("trial")
+            if head == about:
+                tables = {part: ClickTable(kept[part], kept[f"{part}_picture"]) for part in PARTS}
+                return Trial(after=Measured(**tables), **trial)
+    found = make()
+    values = {part: getattr(found.after, part).iou for part in PARTS}
+    values |= {f"{part}_picture": getattr(found.after, part).picture for part in PARTS}
+    trial = {one.name: getattr(found, one.name) for one in fields(found) if one.name != "after"}
+    part = file.with_suffix(".part.npz")
+    np.savez(part, about=json.dumps(about | {"trial": trial}), **values)
+    part.replace(file)
+    return found
 
 
 def _tests(domain: Domain, elsewhere: Path | None, pictures: int) -> tuple[Samples, Samples]:
@@ -217,7 +259,7 @@ def _summary(domain: Domain, before: Measured, trials: Sequence[Trial]) -> dict:
         row = {part: _of_seeds(getattr(before, part), [getattr(one.after, part) for one in same]) for part in PARTS}
         about = [
             {
-                "seed": one.seed, "promoted": one.verdict.promoted, "reason": one.verdict.reason, "steps": one.steps,
+                "seed": one.seed, "promoted": one.promoted, "reason": one.reason, "steps": one.steps,
                 "seconds": round(one.seconds, 1),
             }
             for one in same

@@ -92,7 +92,7 @@ def test_a_source_can_be_left_out_of_training(data):
         dataset.weights(leave_out=("a", "b"))
 
 
-def test_the_command(data, tmp_path, sketching_model, tiny_tokenizer):
+def test_the_command(data, tmp_path, sketching_model, tiny_tokenizer, monkeypatch):
     sketching_model.save_pretrained(tmp_path / "start", tiny_tokenizer)
     told = tmp_path / "told.json"
     words = ["evaluate", "learning", "--data", str(data), "--source", "a", "--shift", "speckle", "--masks", "6,8"]
@@ -107,7 +107,19 @@ def test_the_command(data, tmp_path, sketching_model, tiny_tokenizer):
     for trial in found["after"][1]["trials"]:
         assert trial["steps"] == 1 and trial["seconds"] > 0
         assert not trial["promoted"] and "held-out masks" in trial["reason"], "so few decide nothing"
-    assert not list((tmp_path / "out").iterdir())
+    # the same call goes on: nothing is left to measure; another one begins anew
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "6-0.npz", "6-1.npz", "8-0.npz", "8-1.npz", "before.npz"
+    ]  # fmt: skip
+    told.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("x2sam.inference.engine.Engine.load", lambda *_, **__: pytest.fail("all was measured"))
+        assert CliRunner().invoke(app, [*words, "--json", str(told)]).exit_code == 0
+    assert json.loads(told.read_text()) == found
+    other = [*words, "--rate", "1e-3", "--masks", "6", "--seeds", "1", "--json", str(told)]
+    assert CliRunner().invoke(app, other).exit_code == 0
+    again = json.loads(told.read_text())
+    assert again["before"] == found["before"] and again["after"][0]["domain"] != found["after"][0]["domain"]
     assert CliRunner().invoke(app, [*words, "--masks", "a"]).exit_code == 2
 
 
