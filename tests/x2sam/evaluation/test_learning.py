@@ -90,6 +90,8 @@ def test_a_source_can_be_left_out_of_training(data):
     assert weights[COUNT:].sum() == 0 and np.isclose(weights.sum(), 1)
     with pytest.raises(FramesError, match="no pictures left"):
         dataset.weights(leave_out=("a", "b"))
+    with pytest.raises(FramesError, match="no source cups to leave out; it has a, b"):
+        dataset.weights(leave_out=("a", "cups"))
 
 
 def test_the_command(data, tmp_path, sketching_model, tiny_tokenizer, monkeypatch):

@@ -21,10 +21,10 @@ PAPER = {
 CLIPS = {"panoptic-video", "ytvis", "refer-video", "vos"}
 
 
-@pytest.mark.parametrize("name", ["nano", "stage1", "stage3"])
+@pytest.mark.parametrize("name", ["nano", "short", "stage1", "stage3"])
 def test_they_can_be_read(name):
     config = load_train_config(CONFIGS / f"{name}.toml")
-    assert config.stage.number == {"nano": 0, "stage1": 1, "stage3": 3}[name]
+    assert config.stage.number == {"nano": 0, "short": 0, "stage1": 1, "stage3": 3}[name]
     for spec in config.datasets:
         reader = READERS[spec.format]
         assert spec.task in reader.tasks, spec.name

@@ -198,6 +198,9 @@ class LabelMapDataset:
         if per_source not in _SOURCE_RULES:
             raise ValueError(f"per_source is one of {', '.join(_SOURCE_RULES)}, not {per_source!r}")
         names, which, counts = np.unique([r.source for r in self.records], return_inverse=True, return_counts=True)
+        unknown = sorted(set(leave_out) - set(names.tolist()))
+        if unknown:
+            raise FramesError(f"{self.root} has no source {', '.join(unknown)} to leave out; it has {', '.join(names)}")
         share = _SOURCE_RULES[per_source](counts.astype(float)) * [boosts.get(str(n), 1.0) for n in names]
         drawn = [not held_out(record, hold_out) and record.source not in leave_out for record in self.records]
         if not any(drawn):
