@@ -47,7 +47,7 @@ def test_longest_prefix_sets_the_rate_and_frozen_ones_are_left_out():
     }
     kept = [name for group in build_optimizer(toy, config).param_groups for name in group["param_names"]]
     assert set(kept) == set.union(*rates.values())
-    assert {name for name, one in toy.named_parameters() if one.requires_grad} == set(kept), "no gradient for the others"
+    assert {name for name, one in toy.named_parameters() if one.requires_grad} == set(kept), "frozen"
 
 
 def test_weight_decay_spares_vectors_and_embeddings_on_request():
