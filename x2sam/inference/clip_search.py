@@ -107,8 +107,8 @@ class ClipSearch:
     def _read(self, first: int) -> Worded:
         session, looking = self._session, self._session.looking
         engine = session.engine
-        job = lambda: read_words(looking, self._prompt, first, self._task, engine.seed, engine.generate_limit)  # noqa: E731
-        worded = self._run(job, looking.seen(self._task, first))
+        asked = (looking, [self._prompt], first, self._task, engine.seed, engine.generate_limit)
+        (worded,) = self._run(lambda: read_words(*asked), looking.seen(self._task, first))
         worded = replace(worded, rule=replace(worded.rule, threshold=self._threshold))
         self.text, self._things = worded.text, worded.things
         return worded

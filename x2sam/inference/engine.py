@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ from x2sam.inference.feature_store import FeatureStore
 from x2sam.inference.frames import FrameSource, open_frames
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
-from x2sam.inference.scheduler import Priority, Scheduler, Turn
+from x2sam.inference.scheduler import Joint, Priority, Scheduler, Turn
 from x2sam.inference.session import Session
 from x2sam.model.weights import from_pretrained
 from x2sam.model.x2sam import X2SAM
 from x2sam.placement import find_device, find_model, version_of
 from x2sam.vitals import EngineVitals
 
-LEAST_CACHE = 64 * 2**20
 LOST = "the device failed and this process can't use it any more; a server starts itself again, try again in a minute"
+LEAST_CACHE = 64 * 2**20
 """Bytes of features that are kept however often memory ran out: those of the picture that is worked on."""
+TOGETHER = {"cpu": 4, "cuda": 8}
+"""Prompts about one picture that are answered at once, by kind of device, elsewhere one; see ``SPEED.md``."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Engine:
     seed: every request draws its region points from it, so equal requests give equal bytes;
     cache_bytes: what features may take in memory; generate_limit: longest generated answer in tokens;
     waiting, timeout, hang: see :class:`x2sam.inference.scheduler.Scheduler`;
+    together: prompts about one picture that are answered at once at most, when several wait; by default as many as
+    :data:`TOGETHER` has for the device;
     store, store_bytes: directory and budget of features on disk, none unless both are given. They outlive the process
     and serve pictures whose source tells a digest. The directory belongs to one process at a time."""
 
@@ -51,7 +55,7 @@ class Engine:
         self, model: X2SAM, tokenizer, name: str = "model", version: str | None = None, snap: bool = True,
         memory: str = "pinned", seed: int = 0, cache_bytes: int = 2 * 2**30, generate_limit: int = 256,
         waiting: int = 64, timeout: float = 120.0, hang: float = 120.0, store: str | Path | None = None,
-        store_bytes: int = 0,
+        store_bytes: int = 0, together: int | None = None,
     ):  # fmt: skip
         self.model, self.name, self.version = model, name, version or name
         self.interpreter = Interpreter(model, tokenizer)
@@ -64,7 +68,8 @@ class Engine:
         self.cache = FeatureCache(cache_bytes, self.store)
         self._shortages = 0
         self._lost = False
-        self.scheduler = Scheduler(waiting, timeout, hang)
+        together = TOGETHER.get(self.interpreter.device.type, 1) if together is None else together
+        self.scheduler = Scheduler(waiting, timeout, hang, together)
 
     @classmethod
     def load(cls, name: str | Path = "auto", device: str = "auto", dtype: str = "auto", **settings: Any) -> Engine:
@@ -123,15 +128,41 @@ class Engine:
 
         Raises DeviceError once the device has failed in a way that no job of this process gets over.
         """
-        return self.scheduler.run(
-            torch.inference_mode()(lambda: self._while_it_lives(job, again)), priority, replaces, timeout
-        )
+        safely = torch.inference_mode()(lambda: self._while_it_lives(lambda: self.with_room(job, again)))
+        return self.scheduler.run(safely, priority, replaces, timeout)
 
-    def _while_it_lives(self, job: Callable[[], Any], again: bool) -> Any:
+    def run_all(
+        self, jobs: Sequence[Joint], priority: Priority = Priority.CLICK, replaces: str | Turn | None = None
+    ) -> list[Any]:
+        """The results of several jobs, done together where they allow it and as :meth:`run` does one. Where memory
+        does not suffice for all, each is done by itself, and from then on fewer at once."""
+        return self.scheduler.run_all([replace(job, work=self._safe(job.work)) for job in jobs], priority, replaces)
+
+    def _safe(self, work: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
+        @torch.inference_mode()
+        def safely(items: list[Any]) -> list[Any]:
+            within = self.with_room if len(items) == 1 else self._crowded
+            return self._while_it_lives(lambda: within(lambda: work(items)))
+
+        return safely
+
+    def _crowded(self, job: Callable[[], Any]) -> Any:
+        """The result of a job for several callers. Caches are not emptied for it: alone, each may have room enough."""
+        try:
+            return job()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        self.scheduler.together = max(1, self.scheduler.together // 2)
+        log.warning("the device's memory ran out; %d prompts at once at most from now on", self.scheduler.together)
+        self._collect()
+        raise DeviceMemoryError("the device has too little memory for several prompts at once")
+
+    def _while_it_lives(self, job: Callable[[], Any]) -> Any:
         if self._lost:
             raise DeviceError(LOST)
         try:
-            return self.with_room(job, again)
+            return job()
         except torch.AcceleratorError as error:  # after one, a GPU refuses everything that this process asks of it
             self._lost = True
             log.error("the device failed and is lost to this process: %s", str(error).partition("\n")[0])
@@ -165,10 +196,13 @@ class Engine:
     def _make_room(self) -> None:
         self._shortages += 1
         self.cache.shrink(LEAST_CACHE)
+        self._collect()
+        log.warning("the device's memory ran out; features of pictures take %d MB at most now", self.cache.budget >> 20)
+
+    def _collect(self) -> None:
         gc.collect()
         if self.interpreter.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warning("the device's memory ran out; features of pictures take %d MB at most now", self.cache.budget >> 20)
 
     def close(self) -> None:
         self.scheduler.close()

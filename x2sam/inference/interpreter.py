@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from x2sam.data.tasks import ItemKind, Task
@@ -58,12 +59,15 @@ class Looked:
         return 0 if self.prefix is None else self.prefix_length
 
     @contextmanager
-    def borrowed(self) -> Iterator[DynamicCache | None]:
-        """The prefix to go on from. Whatever was appended, and however this ends, it is left as it was found."""
+    def borrowed(self, count: int = 1) -> Iterator[DynamicCache | None]:
+        """The prefix to go on from, for ``count`` questions side by side. Whatever was appended, and however this ends,
+        it is left as it was found."""
         layers = [] if self.prefix is None else self.prefix.layers
         # growing a cache makes new tensors, so that the old ones are the prefix, bit by bit and byte by byte
         kept = [(layer.keys, layer.values) for layer in layers]
         try:
+            for layer, (keys, values) in zip(layers, kept, strict=True):
+                layer.keys, layer.values = (x.expand(count, -1, -1, -1) for x in (keys, values))
             yield self.prefix
         finally:
             for layer, (keys, values) in zip(layers, kept, strict=True):
@@ -146,11 +150,35 @@ class Interpreter:
         mend: bool = True,
     ) -> Condition:
         """The condition of a turn whose answer is known. ``regions`` (n, rows, D) fill the turn's region marks."""
+        tokens = self._forced(looked, turn, regions, until_seg, mend)
+        start, states = self.states(looked, tokens, regions)
+        return self._condition(states, tokens.cond_ids[start:], tokens.seg_ids[start:], share)
+
+    def read_all(self, looked: Looked, questions: Sequence[tuple[Turn, Tensor | None]]) -> list[Condition]:
+        """The conditions of several turns about the same frames, each with its regions, read in one pass behind the
+        kept prefix; shorter ones are filled up at their ends, which nothing before them looks at."""
+        if len(questions) == 1 or looked.prefix is None:
+            return [self.read(looked, *question) for question in questions]
+        rests = [_cut(self._forced(looked, *question), slice(looked.start, None)) for question in questions]
+        length = max(map(len, rests))
+        padded = [
+            F.pad(self._embedded(rest, regions), (0, 0, 0, length - len(rest)))
+            for rest, (_, regions) in zip(rests, questions, strict=True)
+        ]
+        with looked.borrowed(len(questions)) as cache:
+            states = self.language.read(torch.cat(padded), cache=cache)
+        return [
+            self._condition(states[n : n + 1, : len(rest)], rest.cond_ids, rest.seg_ids, share=False)
+            for n, rest in enumerate(rests)
+        ]
+
+    def _forced(
+        self, looked: Looked, turn: Turn, regions: Tensor | None, until_seg: bool = True, mend: bool = True
+    ) -> ExpandedTokens:
         tokens = self._tokens(looked, turn, regions, until_seg, mend)
         if int((tokens.seg_ids >= 0).sum()) != 1:
             raise PromptError("the forced answer needs exactly one <SEG>")
-        start, states = self.states(looked, tokens, regions)
-        return self._condition(states, tokens.cond_ids[start:], tokens.seg_ids[start:], share)
+        return tokens
 
     def states(self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None) -> tuple[int, Tensor]:
         """(first position, un-normalised states (1, L, D) from there on); with a kept prefix only what follows it."""
@@ -230,15 +258,20 @@ class Interpreter:
     def _read(
         self, looked: Looked, tokens: ExpandedTokens, regions: Tensor | None, cache: DynamicCache | None
     ) -> Tensor:
-        embeds = self.language.embed(torch.from_numpy(tokens.token_ids)[None].to(self.device))
+        embeds = self._embedded(tokens, regions)
         visual = torch.from_numpy(tokens.visual_mask)[None].to(self.device)
         seen = bool(tokens.visual_mask.any())
         if seen:
             embeds = embeds.masked_scatter(visual[..., None], looked.visual.rows.to(embeds.dtype))
-        if regions is not None:
-            mask = torch.from_numpy(tokens.region_mask)[None, :, None].to(self.device)
-            embeds = embeds.masked_scatter(mask, regions.to(embeds.dtype))
         return self.language.read(embeds, visual if seen else None, looked.visual.deepstack if seen else None, cache)
+
+    def _embedded(self, tokens: ExpandedTokens, regions: Tensor | None) -> Tensor:
+        """Embeddings (1, L, D) of words and regions; visual rows are still missing."""
+        embeds = self.language.embed(torch.from_numpy(tokens.token_ids)[None].to(self.device))
+        if regions is None:
+            return embeds
+        mask = torch.from_numpy(tokens.region_mask)[None, :, None].to(self.device)
+        return embeds.masked_scatter(mask, regions.to(embeds.dtype))
 
     def _condition(self, states: Tensor, cond_ids: np.ndarray, seg_ids: np.ndarray, share: bool) -> Condition:
         rows = [torch.from_numpy(np.ascontiguousarray(a))[None].to(self.device) for a in (cond_ids, seg_ids)]

@@ -4,6 +4,8 @@ A prompt with n clicks is answered in rounds: the first reads everything up to t
 the answer before it and one more click. Rounds are remembered by the session, so the n-th click costs one decoder
 pass; the same prompt gives the same mask whether or not its beginning was seen before.
 
+Several objects whose rounds wait at the same time are answered together (:meth:`ObjectRounds.answer_all`).
+
 Two routes. With ``memory.sketch`` the drawing and the answer so far are painted and read as memory of the same picture
 (:mod:`x2sam.inference.sketch`); the words are read once. Without it (the published model) a correction changes the
 region that the language model reads: previous mask plus positive minus negative discs.
@@ -11,7 +13,7 @@ region that the language model reads: previous mask plus positive minus negative
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,6 +45,28 @@ class Round:
     first_sketch: np.ndarray | None
 
 
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """The next round of an object: ``before`` is that of the prompt without its last click, ``mask`` its final mask
+    bool (H, W)."""
+
+    prompt: Prompt
+    before: Round | None = None
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Heard:
+    """An ask as the network hears it: a region (H, W) at its size, the ``condition`` where that was read before, and
+    where it knows sketches what is drawn float32 (h, w), with the part that was drawn at ``first``."""
+
+    ask: Ask
+    region: torch.Tensor
+    condition: Condition | None = None
+    guidance: np.ndarray | None = None
+    first: np.ndarray | None = None
+
+
 def rounds_of(prompt: Prompt) -> Iterator[Prompt]:
     """The prompt's beginnings, each one click longer than the one before; at least one.
 
@@ -69,52 +93,66 @@ class ObjectRounds:
     def answer(
         self, prompt: Prompt, before: Round | None, mask_before: np.ndarray | None, frame: int, task: Task
     ) -> Round:
-        """The next round. ``before`` is that of the prompt without its last click, ``mask_before`` its final mask."""
-        route = self._sketched if self.model.config.memory.sketch else self._worded
-        return route(prompt, before, mask_before, frame, task)
+        """The next round of one object; see :class:`Ask`."""
+        return self.answer_all([Ask(prompt, before, mask_before)], frame, task)[0]
+
+    def answer_all(self, asks: Sequence[Ask], frame: int, task: Task) -> list[Round]:
+        """The next round of each of several objects on one frame, which know nothing of one another: what is read and
+        decoded for them goes through the network as one batch."""
+        sizes = self.looking.sizes(frame)
+        hear = self._sketched if self.model.config.memory.sketch else self._worded
+        heard = [hear(ask, sizes) for ask in asks]
+        read = iter(self.read_all([one.region for one in heard if one.condition is None], frame, task))
+        conditions = [next(read) if one.condition is None else one.condition for one in heard]
+        features, entries = self.looking.features(frame), []
+        if self.model.config.memory.sketch:
+            drawn = torch.from_numpy(np.stack([one.guidance for one in heard]))[:, None]
+            entries = [self.model.sketch(features, drawn.to(features.mask_features))]
+        together, prepared = Condition.stacked(conditions), self.looking.prepared(frame)
+        level = self.model.step(features, together, entries, prepared=prepared)[-1]
+        rounds = []
+        for one, condition, answer in zip(heard, conditions, level.answers(conditions), strict=True):
+            previous = None if one.ask.before is None else one.ask.before.probability
+            found = choose(answer, one.ask.prompt.points, previous, sizes)
+            rounds.append(Round(*found, condition, one.region, one.first))
+        return rounds
 
     def read(self, region: torch.Tensor, frame: int, task: Task) -> Condition:
         """The condition of one drawn region (H, W) at the network's size."""
-        looked = self.looking.looked(task, frame)
-        generator = torch.Generator().manual_seed(self.seed)
-        tokens = self.model.tokens_on(self.looking.region_map(frame), region[None], generator)
-        turn = self.looking.interpreter.render(task, Query(regions=1))
-        return self.looking.interpreter.read(looked, turn, tokens)
+        return self.read_all([region], frame, task)[0]
 
-    def _sketched(self, prompt: Prompt, before: Round | None, mask_before, frame: int, task: Task) -> Round:
-        sizes = self.looking.sizes(frame)
+    def read_all(self, regions: Sequence[torch.Tensor], frame: int, task: Task) -> list[Condition]:
+        """The conditions of several drawn regions, a question for each."""
+        interpreter, questions = self.looking.interpreter, []
+        for region in regions:
+            generator = torch.Generator().manual_seed(self.seed)  # for each, so that it is drawn as if alone
+            tokens = self.model.tokens_on(self.looking.region_map(frame), region[None], generator)
+            questions.append((interpreter.render(task, Query(regions=1)), tokens))
+        return interpreter.read_all(self.looking.looked(task, frame), questions) if questions else []
+
+    def _sketched(self, ask: Ask, sizes: FrameSizes) -> _Heard:
+        before, condition = ask.before, None
         if before is None:
-            region, sketch = self._first_sketch(prompt, sizes)
-            condition = self.read(region, frame, task)
+            region, first = self._first_sketch(ask.prompt, sizes)
+            guidance = first
         else:
-            region, condition, sketch = before.region, before.condition, before.first_sketch
-        guidance = sketch
-        if before is not None:
-            guidance = _overrule(paint_mask(before.probability), sketch)
-        guidance = paint_clicks(guidance, *self._click_rasters(prompt.points, sizes))
-        features = self.looking.features(frame)
-        device, dtype = features.mask_features.device, features.mask_features.dtype
-        entry = self.model.sketch(features, torch.from_numpy(guidance)[None, None].to(device, dtype))
-        level = self.model.step(features, condition, [entry], prepared=self.looking.prepared(frame))[-1]
-        previous = None if before is None else before.probability
-        return self._choose(level, prompt.points, previous, sizes, condition, region, sketch)
+            region, condition, first = before.region, before.condition, before.first_sketch
+            guidance = _overrule(paint_mask(before.probability), first)
+        guidance = paint_clicks(guidance, *self._click_rasters(ask.prompt.points, sizes))
+        return _Heard(ask, region, condition, guidance, first)
 
-    def _worded(self, prompt: Prompt, before: Round | None, mask_before, frame: int, task: Task) -> Round:
-        sizes = self.looking.sizes(frame)
+    def _worded(self, ask: Ask, sizes: FrameSizes) -> _Heard:
+        prompt = ask.prompt
         radius = click_radius(sizes.original)
-        if before is None and prompt.previous is None:
+        if ask.before is None and prompt.previous is None:
             drawn = prompt_region(_positive(prompt), sizes.original, radius)
         else:
-            drawn = (prompt.previous if mask_before is None else mask_before).copy()
+            drawn = (prompt.previous if ask.mask is None else ask.mask).copy()
             for point in prompt.points:
                 drawn[disc(sizes.original, point.x, point.y, radius)] = point.positive
             if not drawn.any():
                 drawn = prompt_region(_positive(prompt), sizes.original, radius)
-        region = region_masks([drawn], sizes)[0]
-        condition = self.read(region, frame, task)
-        level = self.model.step(self.looking.features(frame), condition, prepared=self.looking.prepared(frame))[-1]
-        previous = None if before is None else before.probability
-        return self._choose(level, prompt.points, previous, sizes, condition, region, None)
+        return _Heard(ask, region_masks([drawn], sizes)[0])
 
     def _first_sketch(self, prompt: Prompt, sizes: FrameSizes) -> tuple[torch.Tensor, np.ndarray]:
         """The region for the language model at network size, and the sketch without clicks (h, w)."""
@@ -141,28 +179,31 @@ class ObjectRounds:
             signs[dx * dx + dy * dy <= 1] = 1 if point.positive else -1
         return signs > 0, signs < 0
 
-    def _choose(self, level: LevelPrediction, points, previous, sizes: FrameSizes, condition, region, sketch) -> Round:
-        """The query that holds the positive clicks, leaves out the negative ones, agrees with the answer before and
-        scores well."""
-        probability = picture_part(level.mask_logits[0].float().sigmoid(), sizes)
-        score = level.class_logits[0].float().softmax(-1)[:, 0]
-        value = score.clone()
-        if points:
-            grid = torch.tensor(
-                [[2 * p.x / sizes.original[1] - 1, 2 * p.y / sizes.original[0] - 1] for p in points],
-                dtype=probability.dtype,  # places may be numpy's numbers, of which double ones would be made
-                device=probability.device,
-            )
-            at = F.grid_sample(probability[None], grid[None, None], padding_mode="border", align_corners=False)[0, :, 0]
-            wanted = torch.tensor([p.positive for p in points], device=at.device)
-            value = value + HOLDS_CLICKS * torch.where(wanted, at, 1 - at).mean(1)
-        best = value.argmax()
-        if previous is not None:
-            # Agreeing counts for AGREES at most: queries that are further behind can't win and are not compared.
-            left = torch.nonzero(value >= value[best] - AGREES)[:, 0]
-            overlap = _soft_overlap(probability[left], torch.from_numpy(previous).to(probability.device))
-            best = left[(value[left] + AGREES * overlap).argmax()]
-        return Round(probability[best].cpu().numpy(), float(score[best]), condition, region, sketch)
+
+def choose(
+    level: LevelPrediction, points: Sequence[Point], previous: np.ndarray | None, sizes: FrameSizes
+) -> tuple[np.ndarray, float]:
+    """The query that holds the positive clicks, leaves out the negative ones, agrees with the answer before and scores
+    well: its probability float32 (h, w) over the picture's part of the grid, and its score."""
+    probability = picture_part(level.mask_logits[0].float().sigmoid(), sizes)
+    score = level.class_logits[0].float().softmax(-1)[:, 0]
+    value = score.clone()
+    if points:
+        grid = torch.tensor(
+            [[2 * p.x / sizes.original[1] - 1, 2 * p.y / sizes.original[0] - 1] for p in points],
+            dtype=probability.dtype,  # places may be numpy's numbers, of which double ones would be made
+            device=probability.device,
+        )
+        at = F.grid_sample(probability[None], grid[None, None], padding_mode="border", align_corners=False)[0, :, 0]
+        wanted = torch.tensor([p.positive for p in points], device=at.device)
+        value = value + HOLDS_CLICKS * torch.where(wanted, at, 1 - at).mean(1)
+    best = value.argmax()
+    if previous is not None:
+        # Agreeing counts for AGREES at most: queries that are further behind can't win and are not compared.
+        left = torch.nonzero(value >= value[best] - AGREES)[:, 0]
+        overlap = _soft_overlap(probability[left], torch.from_numpy(previous).to(probability.device))
+        best = left[(value[left] + AGREES * overlap).argmax()]
+    return probability[best].cpu().numpy(), float(score[best])
 
 
 def picture_part(maps: torch.Tensor, sizes: FrameSizes) -> torch.Tensor:

@@ -5,6 +5,9 @@ by frame, so a click waits for one frame at most. A newer job with the same ``re
 one that still waits; the older caller gets :class:`CancelledError`. Which one is newer is decided by its :class:`Turn`,
 not by who reaches the queue first.
 
+Jobs that say so (:class:`Joint`) are done together with those of their kind that wait beside them. Where that fails,
+each is done by itself, so that only the caller is told whose job it was.
+
 A thread that breaks is replaced and its job's caller told. A job that hangs can't be stopped from outside; while it
 does, callers are told so instead of being kept waiting, and the vitals say that the device does not respond.
 """
@@ -20,7 +23,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
@@ -57,34 +60,49 @@ class Turn:
     number: int
 
 
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """A job that may be done together with others of the same ``key``: ``work`` takes the items of several and gives
+    their results in the same order. Jobs whose key is None are done alone."""
+
+    key: Hashable
+    item: Any
+    work: Callable[[list[Any]], list[Any]]
+
+    def __call__(self) -> Any:
+        (result,) = self.work([self.item])
+        return result
+
+    @classmethod
+    def alone(cls, job: Callable[[], Any]) -> Joint:
+        return cls(None, None, lambda _: [job()])
+
+
 @dataclass(order=True)
 class _Job:
     priority: int
     arrival: int
-    work: Callable[[], Any] = field(compare=False)
+    joint: Joint = field(compare=False)
     turn: Turn | None = field(compare=False)
     future: Future = field(default_factory=Future, compare=False)
     context: contextvars.Context = field(default_factory=contextvars.copy_context, compare=False)
     since: float = field(default_factory=time.monotonic, compare=False)  # when it began to wait
-    begun: float = field(default=0.0, compare=False)  # when it began to run
-
-    def __call__(self) -> Any:
-        """The work, in the context of whoever asked for it."""
-        self.context.run(spent, "wait", self.begun - self.since)
-        return self.context.run(self.work)
 
 
 class Scheduler:
     """``limit`` jobs may wait, a quarter of the places being kept for people; ``timeout`` seconds is what a caller
-    waits at most unless it says otherwise; a job that takes longer than ``hang`` seconds is taken for stuck."""
+    waits at most unless it says otherwise; a job that takes longer than ``hang`` seconds is taken for stuck; so many
+    are done ``together`` at most."""
 
-    def __init__(self, limit: int = 64, timeout: float = 120.0, hang: float = 120.0):
+    def __init__(self, limit: int = 64, timeout: float = 120.0, hang: float = 120.0, together: int = 1):
         self._limit, self._timeout, self._hang = limit, timeout, hang
+        self.together = together
         self._queue: list[_Job] = []
         self._arrival = itertools.count()
         self._newest: OrderedDict[str, int] = OrderedDict()
         self._ready = threading.Condition()
-        self._running: _Job | None = None
+        self._running: list[_Job] = []
+        self._begun = 0.0  # when those that run began
         self._closed = False
         self._restarts = 0
         self._begin()
@@ -102,15 +120,34 @@ class Scheduler:
         a newer job took this one's place (``replaces``: a turn, or a key to take the newest turn of) or the scheduler
         was closed, DeviceError when the thread broke or hangs.
         """
+        return self.run_all([Joint.alone(job)], priority, replaces, timeout)[0]
+
+    def run_all(
+        self,
+        jobs: Sequence[Joint],
+        priority: Priority = Priority.CLICK,
+        replaces: str | Turn | None = None,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """The results of several jobs of one caller, who waits for all of them. They are queued at once, so that those
+        of the same key go together. Raises like :meth:`run`, for the first that fails; the others are given up then."""
         if threading.current_thread() is self._thread:
-            return job()  # a job may call code that also serves other threads
+            return [job() for job in jobs]  # a job may call code that also serves other threads
         turn = self.turn(replaces) if isinstance(replaces, str) else replaces
-        entry = _Job(int(priority), next(self._arrival), job, turn)
+        entries = [_Job(int(priority), next(self._arrival), job, turn) for job in jobs]
         with self._ready:
-            self._admit(entry)
-            heapq.heappush(self._queue, entry)
+            self._admit(entries, priority, turn)
+            for entry in entries:
+                heapq.heappush(self._queue, entry)
             self._ready.notify()
-        return self._result(entry, self._timeout if timeout is None else timeout)
+        seconds = self._timeout if timeout is None else timeout
+        until = time.monotonic() + seconds
+        try:
+            return [self._result(entry, until, seconds) for entry in entries]
+        except BaseException:
+            for entry in entries:
+                self._abandon(entry)
+            raise
 
     def turn(self, key: str) -> Turn:
         """The newest turn of a key. To be taken when a request arrives."""
@@ -142,38 +179,32 @@ class Scheduler:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
-    def _admit(self, entry: _Job) -> None:
-        """Raises when there is no place for a job."""
+    def _admit(self, entries: Sequence[_Job], priority: Priority, turn: Turn | None) -> None:
+        """Raises when there is no place for all of some jobs."""
         if self._closed:
             raise CancelledError("the engine is closed; open a new one")
         if not self._thread.is_alive():  # it could not be started again, or this process is a fork
             self._begin()
         self._check_stuck()
-        if entry.turn is not None:
-            self._supersede(entry.turn)
-        room = self._limit if entry.priority < Priority.TRACK else self._limit - self._limit // 4
-        if len(self._queue) >= room:
+        if turn is not None:
+            self._supersede(turn)
+        room = self._limit if priority < Priority.TRACK else self._limit - self._limit // 4
+        if len(self._queue) + len(entries) > room:
             raise BusyError(f"{len(self._queue)} requests wait already; try again in a moment")
 
-    def _result(self, entry: _Job, seconds: float) -> Any:
-        until = time.monotonic() + seconds
+    def _result(self, entry: _Job, until: float, seconds: float) -> Any:
         while True:
             try:
                 return entry.future.result(max(0.0, min(until - time.monotonic(), _LOOK_UP)))
             except FutureTimeoutError as error:
                 if entry.future.done():  # in the last instant, or the job itself ran into a timeout
                     return entry.future.result()
-                try:
-                    self._check_stuck()
-                    if time.monotonic() >= until:
-                        raise BusyError(f"no answer within {seconds:g} s; the device is busy, try again") from error
-                except (BusyError, DeviceError):
-                    self._abandon(entry)
-                    raise
+                self._check_stuck()
+                if time.monotonic() >= until:
+                    raise BusyError(f"no answer within {seconds:g} s; the device is busy, try again") from error
 
     def _running_seconds(self) -> float | None:
-        running = self._running
-        return None if running is None else time.monotonic() - running.begun
+        return time.monotonic() - self._begun if self._running else None
 
     def _stuck(self) -> bool:
         return (self._running_seconds() or 0.0) > self._hang
@@ -219,33 +250,67 @@ class Scheduler:
         except BaseException as error:
             log.error("the device's thread broke (%s); a new one takes over", type(error).__name__)
             with self._ready:
-                broken, self._running = self._running, None
+                broken, self._running = self._running, []
                 self._restarts += 1
                 if not self._closed:
                     self._begin()
-            if broken is not None and not broken.future.done():
-                told = DeviceError("the device's thread broke during this request and was started again; try again")
-                told.__cause__ = error
-                broken.future.set_exception(told)
+            told = DeviceError("the device's thread broke during this request and was started again; try again")
+            told.__cause__ = error
+            for entry in broken:
+                if not entry.future.done():
+                    entry.future.set_exception(told)
 
     def _work(self) -> None:
-        while (entry := self._next()) is not None:
-            if entry.future.set_running_or_notify_cancel():
-                try:
-                    entry.future.set_result(entry())
-                except Exception as error:  # handed to the caller, who waits for it
-                    entry.future.set_exception(error)
-            self._running = None
-            del entry  # what a job holds must not live on until the next one
+        while group := self._next():
+            self._answer([entry for entry in group if entry.future.set_running_or_notify_cancel()])
+            self._running = []
+            del group  # what a job holds must not live on until the next one
 
-    def _next(self) -> _Job | None:
-        """The next job, marked as the running one; None when the scheduler was closed."""
+    def _answer(self, group: Sequence[_Job]) -> None:
+        if len(group) > 1 and self._answer_together(group):
+            return
+        for entry in group:
+            self._begun = time.monotonic()
+            try:
+                entry.future.set_result(entry.context.run(entry.joint))
+            except Exception as error:  # handed to the caller, who waits for it
+                entry.future.set_exception(error)
+
+    def _answer_together(self, group: Sequence[_Job]) -> bool:
+        """Whether that went well; otherwise nobody was told anything yet, and each is to be done by itself."""
+        first = group[0]
+        try:
+            results = first.context.run(first.joint.work, [entry.joint.item for entry in group])
+            told = list(zip(group, results, strict=True))
+        except Exception as error:
+            log.warning("%d requests could not be answered together (%s)", len(group), type(error).__name__)
+            return False
+        for entry, result in told:
+            entry.future.set_result(result)
+        return True
+
+    def _next(self) -> list[_Job]:
+        """The next job and those that go with it, marked as running; none when the scheduler was closed."""
         with self._ready:
             while not self._queue and not self._closed:
                 self._ready.wait()
             if self._closed:
-                return None
-            entry = heapq.heappop(self._queue)
-            entry.begun = time.monotonic()
-            self._running = entry
-            return entry
+                return []
+            first = heapq.heappop(self._queue)
+            group = [first, *self._companions(first)]
+            self._begun, self._running = time.monotonic(), group
+        for entry in group:
+            entry.context.run(spent, "wait", self._begun - entry.since)
+        return group
+
+    def _companions(self, first: _Job) -> list[_Job]:
+        """Takes what is done together with a job out of the queue, those that came first."""
+        if first.joint.key is None or self.together < 2:
+            return []
+        alike = [e for e in self._queue if e.priority == first.priority and e.joint.key == first.joint.key]
+        alike = sorted(alike)[: self.together - 1]
+        if alike:
+            taken = set(map(id, alike))
+            self._queue = [e for e in self._queue if id(e) not in taken]
+            heapq.heapify(self._queue)
+        return alike

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,27 +37,35 @@ class Worded:
         return tuple(self.rule.things)
 
 
-def read_words(looking: Looking, prompt: Prompt, frame: int, task: Task, seed: int, limit: int) -> Worded:
-    """Reads a question about ``frame``; of a clip the language model sees that frame first, then others evenly spread.
+def read_words(
+    looking: Looking, prompts: Sequence[Prompt], frame: int, task: Task, seed: int, limit: int
+) -> list[Worded]:
+    """Reads questions of one task about ``frame``, in one pass unless the answers are generated; of a clip the language
+    model sees that frame first, then others evenly spread.
 
     seed: of the points that regions are sampled at; limit: longest generated answer in tokens
     """
     interpreter, looked = looking.interpreter, looking.looked(task, frame)
-    regions = region_masks(drawn_parts(prompt, looking, frame), looking.sizes(frame)) if prompt.has_region else None
-    count = 0 if regions is None else len(regions)
-    rule = Rule(task, regions=count, layout=looking.model.config.family)
     if task.generates:
-        reading = interpreter.generate(looked, task, Query(), limit)
-        return Worded(reading.condition, rule, reading.phrases, reading.text)
-    tokens = None
-    if regions is not None:
-        generator = torch.Generator().manual_seed(seed)
-        tokens = looking.model.tokens_on(looking.region_map(frame), regions, generator)
-    query = query_of(task, prompt, rule.regions)
-    condition = interpreter.read(looked, interpreter.render(task, query), tokens, share=task.shares_conditions)
-    if task.select == "categories":
-        rule = replace(rule, things=CategoryList.of(prompt).things)
-    return Worded(condition, rule, query.phrases)
+        readings = [interpreter.generate(looked, task, Query(), limit) for _ in prompts]
+        return [Worded(one.condition, _rule(looking, task), one.phrases, one.text) for one in readings]
+    rules, queries, questions = [], [], []
+    for prompt in prompts:
+        tokens, count = None, 0
+        if prompt.has_region:
+            regions = region_masks(drawn_parts(prompt, looking, frame), looking.sizes(frame))
+            generator = torch.Generator().manual_seed(seed)
+            tokens, count = looking.model.tokens_on(looking.region_map(frame), regions, generator), len(regions)
+        queries.append(query_of(task, prompt, count))
+        questions.append((interpreter.render(task, queries[-1]), tokens))
+        things = CategoryList.of(prompt).things if task.select == "categories" else ()
+        rules.append(replace(_rule(looking, task, count), things=things))
+    conditions = interpreter.read_all(looked, questions)
+    return [Worded(c, rule, query.phrases) for c, rule, query in zip(conditions, rules, queries, strict=True)]
+
+
+def _rule(looking: Looking, task: Task, regions: int = 0) -> Rule:
+    return Rule(task, regions=regions, layout=looking.model.config.family)
 
 
 def answer_on(looking: Looking, worded: Worded, frame: int, light_step: bool = False) -> list[Mask]:
@@ -65,18 +73,20 @@ def answer_on(looking: Looking, worded: Worded, frame: int, light_step: bool = F
 
     light_step: whether what a small model points to is outlined by the last light step too, as after a box
     """
-    return masks_in(looking, worded, frame, predict_on(looking, worded, frame), light_step)
+    return masks_in(looking, worded, frame, predict_on(looking, [worded], frame)[0], light_step)
 
 
-def predict_on(looking: Looking, worded: Worded, frame: int) -> Prediction:
-    """What the network says about one frame by itself."""
+def predict_on(looking: Looking, worded: Sequence[Worded], frame: int) -> list[Prediction]:
+    """What the network says about one frame by itself, to each of several questions of one task."""
     model, features = looking.model, looking.features(frame)
-    pointed = []
-    if worded.rule.task.select == "best" and model.config.memory.sketch:
+    conditions = [one.condition for one in worded]
+    together, pointed = Condition.stacked(conditions), []
+    if worded[0].rule.task.select == "best" and model.config.memory.sketch:
         # a small model points better with words than it outlines; with the place marked it outlines as for a click
-        pointed = [model.sketch(features, paint_words(features, worded.condition))]
-    level = model.step(features, worded.condition, pointed, prepared=looking.prepared(frame))[-1]
-    return Prediction(level.mask_logits[0], level.class_logits[0], looking.sizes(frame))
+        pointed = [model.sketch(features, paint_words(features, together))]
+    level = model.step(features, together, pointed, prepared=looking.prepared(frame))[-1]
+    answers = level.answers(conditions)
+    return [Prediction(one.mask_logits[0], one.class_logits[0], looking.sizes(frame)) for one in answers]
 
 
 def masks_in(

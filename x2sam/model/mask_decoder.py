@@ -45,10 +45,28 @@ class Condition:
 
     @classmethod
     def stacked(cls, conditions: Sequence[Condition]) -> Condition:
-        """Conditions of the same :attr:`shapes` as one batch."""
+        """Conditions as one batch; where one has fewer classes or tokens than another, it is filled up with padding."""
         if len(conditions) == 1:
             return conditions[0]
-        return cls(*(torch.cat(parts) for parts in zip(*(c._parts for c in conditions), strict=True)))
+        classes, tokens = (max(sizes) for sizes in zip(*(c._counts for c in conditions), strict=True))
+        filled = [c._filled(classes, tokens)._parts for c in conditions]
+        return cls(*(torch.cat(parts) for parts in zip(*filled, strict=True)))
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        return self.classes.shape[1], self.tokens.shape[1]
+
+    def _filled(self, classes: int, tokens: int) -> Condition:
+        """With so many classes, the background among them and still the last, and so many tokens."""
+        if self._counts == (classes, tokens):
+            return self
+        more = classes - self._counts[0]
+        split = lambda x, *ends: torch.cat((F.pad(x[:, :-1], (*ends, 0, more)), x[:, -1:]), 1)  # noqa: E731
+        fill = (0, tokens - self._counts[1])
+        return Condition(
+            split(self.classes, 0, 0), split(self.class_mask), F.pad(self.tokens, (0, 0, *fill)),
+            F.pad(self.token_mask, fill), self.seg,
+        )  # fmt: skip
 
     @property
     def _parts(self) -> tuple[Tensor, ...]:
@@ -65,6 +83,15 @@ class LevelPrediction:
 
     def __getitem__(self, rows: slice) -> LevelPrediction:
         return LevelPrediction(self.mask_logits[rows], self.class_logits[rows], self.queries[rows])
+
+    def answers(self, conditions: Sequence[Condition]) -> list[LevelPrediction]:
+        """The prediction for each of the conditions that were stacked, without the classes that are only padding."""
+        answers = [self[n : n + 1] for n in range(len(conditions))]
+        for answer, condition in zip(answers, conditions, strict=True):
+            classes, logits = condition.classes.shape[1], answer.class_logits
+            if classes < logits.shape[-1]:
+                answer.class_logits = torch.cat((logits[..., : classes - 1], logits[..., -1:]), -1)
+        return answers
 
 
 class NoWords(nn.Module):

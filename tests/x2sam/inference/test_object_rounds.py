@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from x2sam.errors import PromptError
 from x2sam.inference.feature_cache import FeatureCache
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
-from x2sam.inference.object_rounds import AGREES, ObjectRounds, Round, rounds_of
+from x2sam.inference.object_rounds import AGREES, Ask, ObjectRounds, Round, choose, rounds_of
 from x2sam.model.mask_decoder import LevelPrediction
 from x2sam.structures import Point, Prompt
 
@@ -134,8 +135,8 @@ def test_a_correction_needs_no_words_where_clicks_are_painted(sketching_model, t
     """Sketching models read the question once; the published one has no other ear for a click."""
     for model, questions in ((sketching_model, 1), (tiny_model, 3)):
         rounds, asked = rounds_on(model, tiny_tokenizer), []
-        read = rounds.read
-        rounds.read = lambda *args, read=read, asked=asked: asked.append(1) or read(*args)
+        read = rounds.read_all
+        rounds.read_all = lambda regions, *args, read=read, asked=asked: asked.extend(regions) or read(regions, *args)
         answered(rounds, Prompt(points=(PLUS, MINUS, Point(30, 30))))
         assert len(asked) == questions
 
@@ -175,10 +176,10 @@ def test_the_query_that_holds_the_clicks_is_chosen(rounds):
     level_like.mask_logits = logits
     level_like.class_logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
     sizes = rounds.looking.sizes(0)
-    choose = lambda *points: rounds._choose(level_like, points, None, sizes, None, None, None).probability  # noqa: E731
-    assert np.allclose(choose(PLUS, MINUS)[:8, :8], torch.tensor(4.0).sigmoid())
-    assert choose(PLUS, MINUS)[8:].max() < 0.5
-    assert choose().max() < 0.5, "without clicks the score alone decides"
+    chosen = lambda *points: choose(level_like, points, None, sizes)[0]  # noqa: E731
+    assert np.allclose(chosen(PLUS, MINUS)[:8, :8], torch.tensor(4.0).sigmoid())
+    assert chosen(PLUS, MINUS)[8:].max() < 0.5
+    assert chosen().max() < 0.5, "without clicks the score alone decides"
 
 
 def test_pictures_with_padding(build_tiny, tiny_tokenizer):
@@ -203,7 +204,7 @@ def test_the_chosen_query_is_the_best_of_all(rounds):
         previous = torch.rand(height, width, generator=generator).numpy() if number % 2 else None
         points = (Point(20.5, 20), Point(70, 40, positive=False), Point(90, 0))
         level = LevelPrediction(logits, classes, torch.zeros(1, 6, 1))
-        chosen = rounds._choose(level, points, previous, sizes, None, None, None)
+        chosen, _ = choose(level, points, previous, sizes)
 
         masks = logits[0, :, :height, :width].sigmoid()
         grid = torch.tensor([[2 * p.x / SIZE[1] - 1, 2 * p.y / SIZE[0] - 1] for p in points])[None, None]
@@ -212,4 +213,34 @@ def test_the_chosen_query_is_the_best_of_all(rounds):
         if previous is not None:
             known = torch.from_numpy(previous)
             value += AGREES * torch.minimum(masks, known).sum((1, 2)) / torch.maximum(masks, known).sum((1, 2))
-        assert np.allclose(chosen.probability, masks[int(value.argmax())].numpy(), atol=1e-6)
+        assert np.allclose(chosen, masks[int(value.argmax())].numpy(), atol=1e-6)
+
+
+def asks_at(rounds: ObjectRounds) -> list[Ask]:
+    """First and later rounds, by clicks, a box and a mask."""
+    first = [Prompt(points=(PLUS,)), Prompt(boxes=((30, 10, 70, 50),)), Prompt(masks=(box(0, 0, 40, 40),))]
+    begun = rounds.answer(Prompt(points=(Point(60, 30),)), None, None, 0, TASK)
+    later = Ask(Prompt(points=(Point(60, 30), MINUS)), begun, mask_of(begun))
+    return [Ask(first[0]), later, *map(Ask, first[1:])]
+
+
+def test_rounds_together_are_those_of_each_alone(rounds):
+    asks = asks_at(rounds)
+    together = rounds.answer_all(asks, 0, TASK)
+    for ask, found in zip(asks, together, strict=True):
+        alone = rounds.answer(ask.prompt, ask.before, ask.mask, 0, TASK)
+        assert np.allclose(found.probability, alone.probability, atol=2e-6) and abs(found.score - alone.score) < 1e-6
+        assert torch.equal(found.region, alone.region)
+        torch.testing.assert_close(found.condition.tokens, alone.condition.tokens, atol=1e-5, rtol=0)
+    apart = [np.abs(one.probability - other.probability).max() for one, other in combinations(together, 2)]
+    assert min(apart) > 8e-6  # each heard its own prompt, however little random weights make of it
+
+
+def test_rounds_together_go_through_the_network_once(rounds, model):
+    asks, calls = asks_at(rounds), []
+    parts = (model.mask_decoder, model.vision_language.language, model.vision_language.visual)
+    hooks = [part.register_forward_hook(lambda module, *_: calls.append(module)) for part in parts]
+    rounds.answer_all(asks, 0, TASK)
+    for hook in hooks:
+        hook.remove()
+    assert [calls.count(part) for part in parts] == [1, 1, 0]

@@ -448,20 +448,20 @@ def test_answers_are_kept_up_to_a_number_of_bytes(tiny_engine, monkeypatch):
     image = picture()
     session = tiny_engine.open(image)
     (first,) = session.segment(CLICK)
-    kept, one = session._answers_bytes, len(session._answers)
+    kept, one = session.answers.nbytes, len(session.answers)
     assert one == 1 and kept >= image.shape[0] * image.shape[1]
-    monkeypatch.setattr("x2sam.inference.session.REMEMBERED_BYTES", 3 * kept)
+    monkeypatch.setattr("x2sam.inference.kept.REMEMBERED_BYTES", 3 * kept)
     for x in range(10, 70, 4):
         session.segment(Prompt(points=(Point(x, 30),)))
-        assert session._answers_bytes <= 3 * kept
-    assert len(session._answers) == 3
+        assert session.answers.nbytes <= 3 * kept
+    assert len(session.answers) == 3
     assert_equal(session.segment(CLICK), [first])  # forgotten, and found anew
     session.close()
-    assert session._answers_bytes == 0
+    assert session.answers.nbytes == 0
 
 
 def test_objects_that_were_only_prompted_are_forgotten_the_oldest_first(build_engine, tiny_model, monkeypatch):
-    monkeypatch.setattr("x2sam.inference.session.REMEMBERED_OBJECTS", 3)
+    monkeypatch.setattr("x2sam.inference.kept.REMEMBERED_OBJECTS", 3)
     video = build_engine(tiny_model, snap=False).open(clip(2))
     corrected = video.segment(CLICK)[0].object_id
     video.correct(0, corrected, box(10, 10, 40, 40))

@@ -37,7 +37,7 @@ def wait_until_something_waits(session) -> None:
 def test_a_click_gets_in_between_two_frames_of_a_track(video, monkeypatch):
     name = video.segment(CLICK, 0)[0].object_id
     log, reached, queued = [], threading.Event(), threading.Event()
-    later, answer = video.looking.later_features, video.rounds.answer
+    later, answer = video.looking.later_features, video.rounds.answer_all
 
     def frame_features(frame):
         log.append(frame)
@@ -47,7 +47,7 @@ def test_a_click_gets_in_between_two_frames_of_a_track(video, monkeypatch):
         return later(frame)
 
     monkeypatch.setattr(video.looking, "later_features", frame_features)
-    monkeypatch.setattr(video.rounds, "answer", lambda *args: log.append("click") or answer(*args))
+    monkeypatch.setattr(video.rounds, "answer_all", lambda *args: log.append("click") or answer(*args))
     with ThreadPoolExecutor(2) as pool:
         track = pool.submit(lambda: [found.frame for found in video.track([name])])
         assert reached.wait(10)
@@ -75,7 +75,7 @@ def test_a_newer_click_replaces_a_waiting_one(video):
 def test_a_late_round_of_an_older_click_does_not_replace_the_newer_one(video, monkeypatch):
     """The older request has two rounds; while the first one runs a newer request queues up."""
     held, go = threading.Event(), threading.Event()
-    answer = video.rounds.answer
+    answer = video.rounds.answer_all
 
     def slow_first(*args):
         if not held.is_set():
@@ -83,7 +83,7 @@ def test_a_late_round_of_an_older_click_does_not_replace_the_newer_one(video, mo
             assert go.wait(10)
         return answer(*args)
 
-    monkeypatch.setattr(video.rounds, "answer", slow_first)
+    monkeypatch.setattr(video.rounds, "answer_all", slow_first)
     points = (Point(20, 20), MORE, Point(50, 40, False))
     with ThreadPoolExecutor(2) as pool:
         older = pool.submit(video.segment, Prompt(points=points[:2]), 0, None, "ann")
@@ -101,13 +101,15 @@ def test_sessions_may_be_asked_from_many_threads(engine):
     expected = [engine.open(CLIP[0]).segment(p) for p in prompts]
     session = engine.open(CLIP[0])
     with ThreadPoolExecutor(8) as pool:
-        for found, alone in zip(pool.map(session.segment, prompts), expected, strict=True):
-            assert [(m.mask.tobytes(), m.score) for m in found] == [(m.mask.tobytes(), m.score) for m in alone]
+        for (found,), (alone,) in zip(pool.map(session.segment, prompts), expected, strict=True):
+            # what waits together is answered together, which is the same but for the last digits
+            assert np.mean(found.mask != alone.mask) < 1e-3 and found.score == pytest.approx(alone.score, abs=1e-5)
 
 
 def test_priorities_reach_the_scheduler(video, monkeypatch):
-    seen, run = [], video.engine.scheduler.run
-    monkeypatch.setattr(video.engine.scheduler, "run", lambda job, how, *rest: seen.append(how) or run(job, how, *rest))
+    seen, scheduler = [], video.engine.scheduler
+    run = scheduler.run_all
+    monkeypatch.setattr(scheduler, "run_all", lambda jobs, how, *rest: seen.append(how) or run(jobs, how, *rest))
     name = video.segment(CLICK)[0].object_id
     video.segment(Prompt(text="a cat"))
     video.segment(Prompt(points=(MORE,)), priority=Priority.BATCH)
