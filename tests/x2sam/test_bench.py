@@ -13,8 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from x2sam import bench_models
-from x2sam.bench import TOLERANCE, Plan, clicks_of, discs, rows_of, run, track_seconds
+from x2sam.bench import TOLERANCE, rows_of, run
+from x2sam.bench_clicks import clicks_of
 from x2sam.bench_models import check_memory, engine_for, random_model, startup_ms
+from x2sam.bench_plan import Plan
+from x2sam.bench_tracks import discs, track_seconds
 from x2sam.cli import app
 from x2sam.config import tiny, x2sam_4b
 from x2sam.errors import MeasurementError
@@ -23,7 +26,9 @@ from x2sam.model.weights import load_tensors, save_pretrained
 from x2sam.straightforward import Straightforward, WordByWord, watched
 from x2sam.structures import Prompt
 
-SMALL = Plan(repeats=5, straight=2, picture=(48, 64), clip=(32, 48), frames=9, modes=("fifo",), objects=(1, 2))
+SMALL = Plan(
+    repeats=5, straight=2, picture=(48, 64), clip=(32, 48), frames=9, modes=("fifo",), objects=(1, 2), waiting=(2, 3)
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +56,21 @@ def test_parts_that_nobody_asked_for_are_left_out(tiny_model, tiny_tokenizer):
     with Engine(tiny_model, tiny_tokenizer, "tiny") as engine:
         result = run(engine, replace(SMALL, parts=("none",)))
     assert result["first_click_ms"] is result["text_ms"] is result["first_frame_ms"] is None
+    assert result["together"] == {}
     assert result["next_click_ms"]["p50"] > 0 and set(result["differences"]) == {"click"}
     assert result["ratio_next_click_cpu"] > 0
     told = {what: ours for what, ours, _, _ in rows_of(result)}
     assert told["first click"] is None and told["next click, processor"] > 0
+
+
+def test_prompts_that_wait_together_are_measured_beside_the_same_one_by_one(measured):
+    assert {what: list(counts) for what, counts in measured["together"].items()} == {
+        "next_click": ["2", "3"], "words": ["2", "3"]
+    }  # fmt: skip
+    for counts in measured["together"].values():
+        for times in counts.values():
+            assert times["ratio"] == pytest.approx(times["one_by_one_ms"] / times["together_ms"], rel=2e-3)
+    assert ("3 words at once", "ms") in {(what, unit) for what, *_, unit in rows_of(measured)}
 
 
 def test_both_ways_agree(measured):

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from x2sam.bench import TOLERANCE, Plan, rows_of, run
+from x2sam.bench import TOLERANCE, rows_of, run
 from x2sam.bench_models import engine_for
+from x2sam.bench_plan import Plan
 
 SMALL = Plan(repeats=5, straight=2, picture=(48, 64), clip=(32, 48), frames=3, modes=(), objects=(1,))
 

@@ -27,6 +27,7 @@ class Size(StrEnum):
 class Part(StrEnum):
     first = "first"
     text = "text"
+    together = "together"
     track = "track"
     none = "none"
 
@@ -44,7 +45,8 @@ def bench(
     dtype: Annotated[Dtype, typer.Option(help="Number format; equal outputs are asserted in float32.")] = Dtype.auto,
     repeats: Annotated[int, typer.Option(min=1, help="Next clicks that are timed.")] = 12,
     only: Annotated[
-        list[Part] | None, typer.Option(help="Beside next clicks measure only this: first, text or track; none of it.")
+        list[Part] | None,
+        typer.Option(help="Beside next clicks measure only this: first, text, together or track; none of it."),
     ] = None,
     track_seconds: Annotated[
         float, typer.Option(min=0, help="Leave tracking out where it would take longer than this.")
@@ -68,9 +70,10 @@ def bench(
         # Late: with PyTorch this takes seconds.
         from x2sam import bench as benchmark
         from x2sam.bench_models import engine_for, startup_ms
+        from x2sam.bench_plan import Plan
 
         where = chosen_device(device)
-        plan = replace(benchmark.Plan.quick(), repeats=min(repeats, 3)) if quick else benchmark.Plan(repeats=repeats)
+        plan = replace(Plan.quick(), repeats=min(repeats, 3)) if quick else Plan(repeats=repeats)
         plan = replace(plan, track_seconds=track_seconds, objects=tuple(objects or plan.objects))
         if only:
             plan = replace(plan, parts=tuple(part.value for part in only), startup=False)
