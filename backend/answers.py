@@ -232,14 +232,24 @@ def segment(
         return engine.open(frames, key=key)
 
     with services.sessions.use((engine.version, key), open_session) as session, stage("segment"):
-        answers = [_ask(session, ask, priority, turn) for ask in asks]
+        answers = _answers(session, asks, priority, turn)
     return [(words, [mask for mask in masks if mask.mask.any()]) for words, masks in answers]
 
 
-def _ask(session: Session, ask: Ask, priority: int | None, turn: Turn | None) -> tuple[str | None, list[Mask]]:
-    if ask.prompt.text is not None and task_of(ask.prompt, "image").generates:
-        return session.chat(ask.prompt.text, frame=ask.frame, replaces=turn)
-    return None, session.segment(ask.prompt, frame=ask.frame, priority=priority, replaces=turn)
+def _answers(
+    session: Session, asks: Sequence[Ask], priority: int | None, turn: Turn | None
+) -> list[tuple[str | None, list[Mask]]]:
+    """What is not answered in words is asked for at once, so that the model may look at a page once for all of it."""
+    silent = [(ask.prompt, ask.frame) for ask in asks if not _in_words(ask)]
+    masks = iter(session.segment_all(silent, priority=priority, replaces=turn) if silent else ())
+    return [
+        session.chat(ask.prompt.text or "", frame=ask.frame, replaces=turn) if _in_words(ask) else (None, next(masks))
+        for ask in asks
+    ]
+
+
+def _in_words(ask: Ask) -> bool:
+    return ask.prompt.text is not None and task_of(ask.prompt, "image").generates
 
 
 def only_words(config: LabelConfig, tag: ObjectTag, sentence: str, page: int | None = None) -> Answer:

@@ -56,16 +56,21 @@ class Survey(Protocol):
 class Session(Protocol):
     """One open picture or clip. A newer question with the same key in ``replaces`` cancels one that still waits.
 
-    ``prepare`` computes in idle time what the first click on a frame needs; it returns the bytes of that. ``track``
-    yields the masks of objects that were prompted or that ``correct`` gave a mask of, frame by frame in the order of
-    the walk; with ``pauses`` also None after each frame whose masks come later, and without the frames of ``skip``.
-    ``recall`` gives masks that an earlier walk found, to go on from. ``find_in_clip`` looks for words on all frames.
-    ``survey`` tells of the answer to words how wrong it probably is.
+    ``segment_all`` answers several prompts, each with its frame, as ``segment`` does one. ``prepare`` computes in idle
+    time what the first click on a frame needs; it returns the bytes of that. ``track`` yields the masks of objects that
+    were prompted or that ``correct`` gave a mask of, frame by frame in the order of the walk; with ``pauses`` also None
+    after each frame whose masks come later, and without the frames of ``skip``. ``recall`` gives masks that an earlier
+    walk found, to go on from. ``find_in_clip`` looks for words on all frames. ``survey`` tells of the answer to words
+    how wrong it probably is.
     """
 
     def segment(
         self, prompt: Prompt, frame: int = 0, priority: int | None = None, replaces: Turn | None = None
     ) -> list[Mask]: ...
+
+    def segment_all(
+        self, asked: Sequence[tuple[Prompt, int]], priority: int | None = None, replaces: Turn | None = None
+    ) -> list[list[Mask]]: ...
 
     def find_in_clip(
         self, prompt: Prompt, frames: Sequence[int] | None = None, first: int | None = None, memory: str | None = None,

@@ -181,6 +181,12 @@ class RaySession:
         options = {"frame": frame, "priority": priority, "replaces": replaces}
         return self._engine.ask(Question(self._media, "segment", (prompt,), options))
 
+    def segment_all(
+        self, asked: Sequence[tuple[Prompt, int]], priority: int | None = None, replaces: Turn | None = None
+    ) -> list[list[Mask]]:
+        options = {"priority": priority, "replaces": replaces}
+        return self._engine.ask(Question(self._media, "segment_all", (tuple(asked),), options))
+
     def survey(self, prompt: Prompt, frame: int = 0, priority: int = BATCH_PRIORITY) -> Survey:
         return self._engine.ask(Question(self._media, "survey", (prompt, frame, priority)))
 

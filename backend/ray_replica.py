@@ -27,7 +27,7 @@ from backend.settings import Settings
 from x2sam.inference.clip_objects import ClipObject
 from x2sam.structures import FrameMasks, Prompt
 
-ASKED = frozenset({"segment", "chat", "prepare", "survey"})
+ASKED = frozenset({"segment", "segment_all", "chat", "prepare", "survey"})
 TOLD_SECONDS = 0.5  # how often a replica tells how it does
 FOUND_SECONDS = 1.0  # how often a search tells what it has found so far
 _END = object()

@@ -299,6 +299,9 @@ class Settings:
     threads: int = _setting(32, "X2SAM_THREADS", "THREADS", read=_count, text="requests answered at once")
     workers: int = _setting(1, "WORKERS", read=_single, text="processes; always 1")
     queue: int = _setting(64, "X2SAM_QUEUE", read=_count, text="steps that may wait for the device")
+    together: int = _setting(
+        0, "X2SAM_TOGETHER", read=_whole, text="prompts about one picture answered at once", shown="as measured"
+    )
     hang_seconds: float = _setting(
         120.0, "X2SAM_HANG_SECONDS", read=_positive, text="a step that takes longer is taken for stuck, s"
     )

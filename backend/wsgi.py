@@ -43,6 +43,7 @@ def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
         store_bytes=settings.features_disk_bytes,
         memory=settings.memory,
         waiting=settings.queue,
+        together=settings.together or None,
         hang=settings.hang_seconds,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,17 +64,24 @@ def _second_clicks(bench: Bench, session: Session) -> list[Ask]:
 
 
 def _both(bench: Bench, work: Work, items: Sequence[Any]) -> dict[str, dict[str, float]]:
-    """Milliseconds of the device by how many wait, both ways in turn; their masks are compared."""
+    """Milliseconds of the device by how many wait, both ways in turn, and how many times as quick they are together, in
+    seconds and in those of the processor; the masks of both are compared."""
     told = {}
     for count in bench.plan.waiting:
-        some, times = items[:count], ([], [])
+        some, spent = items[:count], {"one_by_one": [], "together": []}
         for _ in range(min(3, bench.plan.repeats)):
-            spent, alone = timed(lambda s=some: bench.engine.run(lambda: [work([one])[0] for one in s]))
-            times[0].append(spent)
-            spent, together = timed(lambda s=some: bench.engine.run(lambda: work(s)))
-            times[1].append(spent)
+            alone = _noted(spent["one_by_one"], lambda s=some: bench.engine.run(lambda: [work([one])[0] for one in s]))
+            together = _noted(spent["together"], lambda s=some: bench.engine.run(lambda: work(s)))
         bench.overlaps += [overlap(one, other) for one, other in zip(alone, together, strict=True)]
-        one_by_one, at_once = (float(np.median(spent)) for spent in times)
-        rows = {"together_ms": at_once, "one_by_one_ms": one_by_one, "ratio": one_by_one / at_once}
+        (plain, plain_cpu), (ours, ours_cpu) = (np.median(times, axis=0).tolist() for times in spent.values())
+        rows = {"together_ms": ours, "one_by_one_ms": plain, "ratio": plain / ours, "ratio_cpu": plain_cpu / ours_cpu}
         told[str(count)] = {name: rounded(value) for name, value in rows.items()}
     return told
+
+
+def _noted(times: list[tuple[float, float]], work: Callable[[], Any]) -> Any:
+    """The result; its milliseconds, and those of the processor, are noted."""
+    began = time.process_time()
+    spent, value = timed(work)
+    times.append((spent, (time.process_time() - began) * 1e3))
+    return value

@@ -60,6 +60,9 @@ class FakeSession:
         score = CLICK_SCORE if prompt.points else BOX_SCORE
         return [Mask(mask, score, prompt.object_id or "")]
 
+    def segment_all(self, asked, priority=None, replaces=None) -> list[list[Mask]]:
+        return [self.segment(prompt, frame, priority, replaces) for prompt, frame in asked]
+
     def survey(self, prompt: Prompt, frame: int = 0, priority=None) -> SimpleNamespace:
         """Bright pictures are answered badly; a picture looks like its colours, in sixteen places."""
         pixels = self.frames[frame].astype(np.float32) / 255

@@ -49,6 +49,9 @@ class SmallSession:
         mask[max(y - reach, 0) : y + reach, max(x - reach, 0) : x + reach] = True
         return [Mask(mask, 0.9, prompt.object_id or "")]
 
+    def segment_all(self, asked, **options):
+        return [self.segment(prompt, frame) for prompt, frame in asked]
+
     def close(self):
         pass
 
