@@ -6,6 +6,8 @@ where something looks like the object; cells or colours that it never met give 0
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 
@@ -22,10 +24,17 @@ def colour_bins(lab: np.ndarray, bins: tuple[int, int, int] = _BINS) -> np.ndarr
 
     Real pictures fill only the middle of the a and b axes, so that is where bins are narrow.
     """
-    lightness = lab[..., 0].astype(np.int32) * bins[0] >> 8
-    middle = (np.tanh((lab[..., 1:].astype(np.float32) - 128) / 40) * 0.5 + 0.5) * (bins[1], bins[2])
-    a, b = np.minimum(middle.astype(np.int32), (bins[1] - 1, bins[2] - 1)).transpose(2, 0, 1)
-    return (lightness * bins[1] + a) * bins[2] + b
+    lightness, a, b = _bin_tables(bins)
+    return lightness[lab[..., 0]] + a[lab[..., 1]] + b[lab[..., 2]]
+
+
+@cache
+def _bin_tables(bins: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int32 (256,) each: what every value of a channel adds to the bin's number."""
+    values = np.arange(256, dtype=np.int32)
+    middle = np.tanh((values - 128) / 40) * 0.5 + 0.5
+    a, b = (np.minimum((middle * count).astype(np.int32), count - 1) for count in bins[1:])
+    return (values * bins[0] >> 8) * (bins[1] * bins[2]), a * bins[2], b
 
 
 def _lend(count: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -150,7 +150,5 @@ def fine_terms(seen: Evidence, rough: np.ndarray, terms: np.ndarray) -> np.ndarr
 
 
 def _stack(*maps: np.ndarray) -> np.ndarray:
-    out = np.empty((*maps[0].shape, len(maps)), np.float32)
-    for i, values in enumerate(maps):
-        out[..., i] = values
-    return out
+    """float32 (h, w, maps); in memory one map lies behind the other."""
+    return np.stack(maps).astype(np.float32, copy=False).transpose(1, 2, 0)

@@ -31,9 +31,9 @@ class FollowWeights:
 
     def score(self, stage: str, regime: str, terms: np.ndarray, doubt: np.ndarray) -> np.ndarray:
         """float32 (h, w): log-odds of all evidence (h, w, terms) together."""
-        always, doubtful, unquiet = self.table[stage][regime]
-        around = doubt_around(doubt)
-        return terms @ always + doubt * (terms @ doubtful) + around * (terms @ unquiet)
+        flat = terms.transpose(2, 0, 1).reshape(terms.shape[2], -1)
+        always, doubtful, unquiet = (self.table[stage][regime] @ flat).reshape(len(GATES), *doubt.shape)
+        return always + doubt * doubtful + doubt_around(doubt) * unquiet
 
     def save(self, path: Path) -> None:
         """A weight is found by stage, regime, gate and the name of its term."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -212,22 +213,21 @@ def guided_filter(lab: np.ndarray, values: np.ndarray, radius: int, tolerance: f
     Within each window of ``2 radius + 1`` cells the result is a linear function of the colour; ``tolerance`` is the
     variance of colour (lightness 0..1, a and b 0..2) below which a window counts as flat.
     """
-    guide = lab * _EDGE_WEIGHT
-    size = (2 * radius + 1, 2 * radius + 1)
-    mean, mean_values = cv2.blur(guide, size), cv2.blur(values, size)
-    covariance = cv2.blur(guide * values[..., None], size) - mean * mean_values[..., None]
-    c0, c1, c2 = (covariance[..., i] for i in range(3))
-    squares = cv2.blur(guide * guide, size) - mean * mean + np.float32(tolerance)
-    v00, v11, v22 = (squares[..., i] for i in range(3))
-    crossed = cv2.blur(guide * np.roll(guide, -1, -1), size) - mean * np.roll(mean, -1, -1)
-    v01, v12, v02 = (crossed[..., i] for i in range(3))
+    # Plane by plane: with three channels side by side, what is done with one of them reads all.
+    guide = [lab[..., i] * weight for i, weight in enumerate(_EDGE_WEIGHT)]
+    blur = partial(cv2.blur, ksize=(2 * radius + 1, 2 * radius + 1))
+    mean, mean_values = [blur(g) for g in guide], blur(values)
+    c0, c1, c2 = (blur(g * values) - m * mean_values for g, m in zip(guide, mean, strict=True))
+    v00, v11, v22 = (blur(g * g) - m * m + np.float32(tolerance) for g, m in zip(guide, mean, strict=True))
+    v01, v12, v02 = (blur(guide[i] * guide[j]) - mean[i] * mean[j] for i, j in ((0, 1), (1, 2), (2, 0)))
     # Inverse of the symmetric 3 x 3 covariance of colours, cofactor by cofactor, for all windows at once.
     i00, i01, i02 = v11 * v22 - v12 * v12, v02 * v12 - v01 * v22, v01 * v12 - v02 * v11
     i11, i12, i22 = v00 * v22 - v02 * v02, v01 * v02 - v00 * v12, v00 * v11 - v01 * v01
-    determinant = v00 * i00 + v01 * i01 + v02 * i02
-    slope = np.stack(
-        [i00 * c0 + i01 * c1 + i02 * c2, i01 * c0 + i11 * c1 + i12 * c2, i02 * c0 + i12 * c1 + i22 * c2], -1
-    )
-    slope /= determinant[..., None]
-    offset = mean_values - (slope * mean).sum(-1)
-    return (cv2.blur(slope, size) * guide).sum(-1) + cv2.blur(offset, size)
+    scale = 1 / (v00 * i00 + v01 * i01 + v02 * i02)
+    rows = ((i00, i01, i02), (i01, i11, i12), (i02, i12, i22))
+    slope = [(a * c0 + b * c1 + c * c2) * scale for a, b, c in rows]
+    offset = mean_values - (slope[0] * mean[0] + slope[1] * mean[1] + slope[2] * mean[2])
+    smooth = blur(offset)
+    for s, g in zip(slope, guide, strict=True):
+        smooth += blur(s) * g
+    return smooth
