@@ -24,6 +24,14 @@ def left_half() -> np.ndarray:
     return inside
 
 
+def test_bins_are_narrow_where_colours_are():
+    """Lightness 100 of 256 in 16 bins: 6. A channel in its middle: bin 8; 160 is tanh(32 / 40) = 0.664 off it: 13."""
+    numbers = {(100, 128, 128): (6, 8, 8), (100, 160, 128): (6, 13, 8), (255, 0, 255): (15, 0, 15)}
+    for colour, (lightness, a, b) in numbers.items():
+        assert (colour_bins(flat(colour)) == (lightness * 16 + a) * 16 + b).all()
+    assert (colour_bins(flat((100, 160, 128)), (7, 6, 6)) == (2 * 6 + 4) * 6 + 3).all()
+
+
 def test_colours_tell_inside_from_outside():
     bins = colour_bins(flat((100, 160, 128), (100, 100, 128)))
     memory = ColourMemory()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from x2sam.errors import PromptError
 from x2sam.inference.refine import snap
+from x2sam.inference.refine_evidence import guided_filter
 from x2sam.inference.refine_weights import embedded_weights
 from x2sam.structures import Point
 
@@ -168,3 +169,28 @@ def test_large_pictures_cost_little_memory_beside_them():
     large = cv2.resize(image, (3200, 2400), interpolation=cv2.INTER_NEAREST)
     mask = snap(large, cv2.resize(truth.astype(np.float32), (80, 60)) * 0.9, [Point(1600, 1200)])
     assert iou(mask, cv2.resize(truth.astype(np.uint8), (3200, 2400), interpolation=cv2.INTER_NEAREST) > 0) > 0.85
+
+
+def test_smoothing_between_edges_is_the_one_of_the_paper():
+    """He et al. (2010), equations 14 and 15, window by window: in each a linear function of the colour, fitted with the
+    tolerance on its slope; a cell gets the mean of those of all windows that it lies in."""
+    rng, radius, tolerance = np.random.default_rng(4), 2, 3e-3
+    lab, values = rng.uniform(0, 255, (14, 15, 3)).astype(np.float32), rng.random((14, 15)).astype(np.float32)
+    guide, windows = lab.astype(np.float64) * np.array([1, 2, 2]) / 255, {}
+    for y in range(radius, 14 - radius):
+        for x in range(radius, 15 - radius):
+            here = np.s_[y - radius : y + radius + 1, x - radius : x + radius + 1]
+            colours, wanted = guide[here].reshape(-1, 3), values[here].ravel().astype(np.float64)
+            off = colours - colours.mean(0)
+            slope = np.linalg.solve(off.T @ off / len(off) + tolerance * np.eye(3), off.T @ wanted / len(off))
+            windows[y, x] = (slope, wanted.mean() - colours.mean(0) @ slope)
+    found = guided_filter(lab, values, radius, tolerance)
+    for y in range(2 * radius, 14 - 2 * radius):  # cells none of whose windows leaves the picture
+        for x in range(2 * radius, 15 - 2 * radius):
+            around = [
+                windows[y + dy, x + dx]
+                for dy in range(-radius, radius + 1)
+                for dx in range(-radius, radius + 1)
+            ]  # fmt: skip
+            expected = np.mean([guide[y, x] @ slope + offset for slope, offset in around])
+            assert found[y, x] == pytest.approx(expected, abs=2e-4)
