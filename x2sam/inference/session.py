@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from x2sam.inference.engine import Engine
 
 
+Answer = tuple[str, list[Mask], Survey | None]
+"""To words: what the model says, nothing where that is not generated; the masks, which are no objects yet; where it was
+asked for, what is to be thought of them."""
+
+
 class Session:
     """Made by :meth:`x2sam.inference.engine.Engine.open`. May be called from several threads."""
 
@@ -142,10 +147,10 @@ class Session:
 
     def _words(self, prompt: Prompt, frame: int, task: Task, priority: Priority) -> Way:
         rated = priority == Priority.BATCH  # nobody waits, and whoever asks in bulk may want to know
-        work = lambda prompts: self._segment_words(prompts, frame, task, rated)  # noqa: E731
+        work = lambda prompts: self._answer_words(prompts, frame, task, rated)  # noqa: E731
         job = self._joint("words", frame, task, prompt, work)
-        _, masks = yield Step(job, priority, self.looking.seen(task, frame))
-        return masks
+        answer = yield Step(job, priority, self.looking.seen(task, frame))
+        return self._objects_of(answer, prompt, frame)
 
     def _joint(self, kind: str, frame: int, task: Task, item: Any, work: Callable[[list[Any]], list[Any]]) -> Joint:
         """A job that goes with those of its kind about the same frame, unless its answer is generated word by word."""
@@ -163,38 +168,32 @@ class Session:
         if known is not None:
             return known
         with self.looking.hold(self.looking.seen(task, frame)):
-            self.engine.run(lambda: self._answer_words([prompt], frame, task, rated=True), priority)
-        known = self.answers.survey(asked_of(prompt, frame))
-        assert known is not None
-        return known
+            ((_, _, rating),) = self.engine.run(lambda: self._answer_words([prompt], frame, task, True), priority)
+        assert rating is not None
+        self.answers.keep_survey(asked_of(prompt, frame), rating)
+        return rating
 
-    def _answer_words(
-        self, prompts: Sequence[Prompt], frame: int, task: Task, rated: bool
-    ) -> list[tuple[str, list[Mask]]]:
-        """Of each prompt what the model says, nothing where its answer is not generated, and the masks. Where
-        ``rated``, what is to be thought of them is kept."""
+    def _answer_words(self, prompts: Sequence[Prompt], frame: int, task: Task, rated: bool) -> list[Answer]:
+        """To each prompt. They may be those of other sessions on the same picture, so nothing is kept here."""
         looking, engine, answers = self.looking, self.engine, []
         worded = read_words(looking, prompts, frame, task, engine.seed, engine.generate_limit)
-        for prompt, one, prediction in zip(prompts, worded, predict_on(looking, worded, frame), strict=True):
-            masks = masks_in(looking, one, frame, prediction, engine.snap)
-            answers.append((one.text or "", masks))
+        for one, prediction in zip(worded, predict_on(looking, worded, frame), strict=True):
+            masks, rating = masks_in(looking, one, frame, prediction, engine.snap), None
             if rated:
                 names = max(len(one.things), 1)
                 rating = survey(prediction, looking.encoded(frame), masks, names, embedded_survey_weights())
-                self.answers.keep_survey(asked_of(prompt, frame), rating)
+            answers.append((one.text or "", masks, rating))
         return answers
 
-    def _segment_words(
-        self, prompts: Sequence[Prompt], frame: int, task: Task, rated: bool = False
-    ) -> list[tuple[str, list[Mask]]]:
-        """What the model says, and the masks, which are objects from here on."""
-        answers = []
-        for text, found in self._answer_words(prompts, frame, task, rated):
-            masks = [replace(mask, object_id=self.known.new_id()) for mask in found]
-            masks.sort(key=lambda m: -m.score)
-            self.known.found({mask.object_id: {frame: Finding.of(mask)} for mask in masks})
-            answers.append((text, masks))
-        return answers
+    def _objects_of(self, answer: Answer, prompt: Prompt, frame: int) -> list[Mask]:
+        """The masks of an answer, which are objects from here on."""
+        _, found, rating = answer
+        masks = [replace(mask, object_id=self.known.new_id()) for mask in found]
+        masks.sort(key=lambda m: -m.score)
+        self.known.found({mask.object_id: {frame: Finding.of(mask)} for mask in masks})
+        if rating is not None:
+            self.answers.keep_survey(asked_of(prompt, frame), rating)
+        return masks
 
     def find_in_clip(
         self, prompt: Prompt, frames: Sequence[int] | None = None, first: int | None = None, memory: str | None = None,
@@ -237,19 +236,21 @@ class Session:
             task = find_task("chat", self.modality)
         job = lambda: self._chat(prompt, frame, task)  # noqa: E731
         with self.looking.hold(self.looking.seen(task, frame)):
-            return self.engine.run(job, Priority.TEXT, replaces, timeout)
+            answer = self.engine.run(job, Priority.TEXT, replaces, timeout)
+        return answer[0], self._objects_of(answer, prompt, frame)
 
-    def _chat(self, prompt: Prompt, frame: int, task: Task) -> tuple[str, list[Mask]]:
+    def _chat(self, prompt: Prompt, frame: int, task: Task) -> Answer:
         if task.segments:
-            return self._segment_words([prompt], frame, task)[0]
+            return self._answer_words([prompt], frame, task, rated=False)[0]
         looked, query = self.looking.looked(task, frame), query_of(task, prompt)
-        return self.looking.interpreter.generate(looked, task, query, self.engine.generate_limit).text or "", []
+        text = self.looking.interpreter.generate(looked, task, query, self.engine.generate_limit).text
+        return text or "", [], None
 
     def _chatted(self, question: str, frame: int) -> Way:
         prompt, task = Prompt(text=question), find_task("chat", self.modality)
         job = Joint.alone(lambda: self._chat(prompt, frame, task))
-        _, masks = yield Step(job, Priority.TEXT, self.looking.seen(task, frame))
-        return masks
+        answer = yield Step(job, Priority.TEXT, self.looking.seen(task, frame))
+        return self._objects_of(answer, prompt, frame)
 
     # tracking
 

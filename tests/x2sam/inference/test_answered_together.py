@@ -287,6 +287,24 @@ def test_several_callers_on_one_picture_are_answered_together(engine):
         assert_close(one, other)
 
 
+def test_what_words_find_belongs_to_the_session_that_asked(build_engine, tiny_model):
+    engine = build_engine(tiny_model, snap=False, together=4)
+    clip = np.stack([PICTURE, PICTURE[::-1]])
+    sessions, prompts = [engine.open(clip, "clip") for _ in range(2)], [Prompt(text=t) for t in ("a cat", "a big dog")]
+    with counted(engine.model.mask_decoder) as calls, held(engine.scheduler) as callers:
+        waiting = [
+            waiting_for(engine.scheduler, callers, session.segment, prompt, 0, Priority.BATCH)
+            for session, prompt in zip(sessions, prompts, strict=True)
+        ]
+    found = [call.result(SOON) for call in waiting]
+    assert calls == [2]
+    for session, prompt, masks in zip(sessions, prompts, found, strict=True):
+        assert [frame.frame for frame in session.track([masks[0].object_id])] == [0, 1]
+        with counted(engine.model.mask_decoder) as calls:
+            session.survey(prompt, 0)
+        assert calls == [], "what was thought of it is known"
+
+
 def test_several_boxes_are_several_objects_in_one_pass(engine):
     boxes = ((5, 5, 40, 50), (30, 10, 70, 50), (0, 0, 20, 20))
     with counted(engine.model.mask_decoder) as calls:
