@@ -9,10 +9,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.engines import Session
-from backend.errors import EXPECTED
+from backend.errors import EXPECTED, MediaError
 from backend.geometry import Box, mask_to_box
 from backend.remembered import PackedMask
-from x2sam.errors import CancelledError
+from x2sam.errors import CancelledError, FramesError
 from x2sam.structures import FrameMasks
 
 _PAUSED = 8
@@ -95,6 +95,8 @@ class BoxWalk:
         self._steps.close()
 
     def _walk(self, directions: Sequence[str], stop: int) -> Iterator[FrameMasks | None]:
+        """Where a frame can't be read, the other way is walked all the same, before that is raised."""
+        unreadable: FramesError | MediaError | None = None
         for direction in directions:
             known = {thing.name: _on_the_way(thing, direction, stop) for thing in self._things}
             known = {name: masks for name, masks in known.items() if masks}
@@ -110,8 +112,12 @@ class BoxWalk:
                         session.correct(frame, name, mask.unpack())
                         yield None
                 yield from session.track(list(known), 0, stop, direction, pauses=True)
+            except (FramesError, MediaError) as error:
+                unreadable = unreadable or error
             finally:
                 session.close()
+        if unreadable is not None:
+            raise unreadable
 
 
 class PausedWalks:

@@ -367,6 +367,9 @@ def test_a_frame_that_can_not_be_decoded(desk, engine):
     entry = desk(typed("track forward"), on_screen=[rectangle(key(8, MINE))])
     assert "tracked 5 of 13 frames. the video can't be decoded at 1.2 s" in sentences(entry)[0]
     assert same(drawn(regions(entry)[0])[12], right(MINE, 4)), "what was done before it is kept"
+    entry = desk(typed("track"), on_screen=[rectangle(key(8, MINE))])
+    assert "tracked 12 of 20 frames. the video can't be decoded at 1.2 s" in sentences(entry)[0]
+    assert min(drawn(regions(entry)[0])) == 1, "the other way is walked all the same"
 
 
 # what is wrong
