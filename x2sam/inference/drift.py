@@ -26,6 +26,7 @@ _RECENT = 0.8  # of the past that a mean over the last frames keeps with each fr
 _MARGIN, _LEAST_MARGIN = 0.5, 8  # around a mask, of its size and in cells, that is carried back to
 _AROUND = 3.0  # times its area: how many cells around the object are looked at
 _MOST_JUMP = 2.5  # logs of areas are cut off here
+_MOST_GROWN = 1.0  # the same of growth: what comes nearer grows beyond anything that was fitted to, and is still right
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,7 @@ class Radar:
             "unsure": min(float((found * (1 - found)).sum()) * 4 / max(area, 1.0), 4.0),
             "jump": jump,
             "jump_since": self._jump,
-            "larger": max(grown, 0.0),
+            "larger": float(np.clip(grown, 0.0, _MOST_GROWN)),
             "smaller": max(-grown, 0.0),
             "colour": 1 - colour,
             "colour_jump": known[1] - colour,

@@ -71,6 +71,16 @@ def test_a_slip_is_seen_when_it_happens_and_later():
     assert sign(slipped[-1], "anchor") > 0.9 and sign(slipped[-1], "colour") > sign(good[-1], "colour") + 0.3
 
 
+def test_growth_counts_up_to_what_was_fitted_to():
+    """The square is found half as large again, then fifteen times as large."""
+    wider, all_of_it = square(20), np.ones(SIZE, np.float32)
+    columns = np.flatnonzero((wider > 0.5).any(0))
+    wider[:, columns[-1] : columns[-1] + len(columns) // 2] = wider[:, columns[len(columns) // 2], None]
+    ratings = rated({1: (wider, 0.9), 2: (all_of_it, 0.9)}, [20, 20, 20])
+    assert sign(ratings[0], "larger") == pytest.approx(np.log(1.5), abs=0.05)
+    assert sign(ratings[1], "larger") == 1.0 and all_of_it.sum() > 8 * square(20).sum()
+
+
 def test_out_of_sight_and_back():
     gone = (np.zeros(SIZE, np.float32), 0.1)
     ratings = rated(dict.fromkeys((5, 6, 7), gone), PLACES)
