@@ -34,6 +34,7 @@ _CLOSING_SECONDS = 5.0  # for closing the model after the last answer
 _PAGE_THREADS = 64  # for pages of videos, of which each browser asks for six at a time: they wait for one decoder
 _CONNECTIONS, _OTHER_FILES = 4096, 512
 _HEAD_BYTES = 64 << 10
+_HALVES_SECONDS = 0.2
 _LINGER_SECONDS = 2.0
 _SWITCH_SECONDS = 0.001  # how long a thread keeps Python's lock: short, so that /health gets its turn
 
@@ -84,6 +85,7 @@ class DrainingWorker(ThreadWorker):
 
     def init_process(self) -> None:
         self._halves: list[TConn] = []
+        self._halves_due = 0.0
         self._lingering: deque[Connection] = deque()
         seconds = self.app.settings.body_seconds
         silence = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
@@ -128,8 +130,22 @@ class DrainingWorker(ThreadWorker):
         answered.set_result(self.handle(conn))
         self.finish_request(conn, answered)
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Waits a second at most, and not so long where halves of heads wait to be looked at."""
+        super().wait_for_and_dispatch_events(min(timeout, _HALVES_SECONDS) if self._halves else timeout)
+
     def murder_pending(self) -> None:
-        """Called about once a second: takes up heads that are whole now, closes what kept silent for too long."""
+        """Called after each wait: closes what kept silent for too long."""
+        now = time.monotonic()
+        if self._halves and now >= self._halves_due:
+            self._halves_due = now + _HALVES_SECONDS
+            self._look_at_halves()
+        super().murder_pending()
+        while self._lingering and self._lingering[0].timeout <= now:
+            self._let_go(self._lingering[0])
+
+    def _look_at_halves(self) -> None:
+        """Takes up heads that are whole now."""
         waiting = set(self.pending_conns)
         self._halves, halves = [], [conn for conn in self._halves if conn in waiting]
         for conn in halves:
@@ -139,10 +155,6 @@ class DrainingWorker(ThreadWorker):
                 self.pending_conns.remove(conn)
                 conn.data_ready = True
                 self.enqueue_req(conn)
-        super().murder_pending()
-        now = time.monotonic()
-        while self._lingering and self._lingering[0].timeout <= now:
-            self._let_go(self._lingering[0])
 
     def _linger(self, conn: Connection) -> None:
         """The answer was sent. A socket that is closed with unread data takes it back, so what still comes is thrown

@@ -295,6 +295,17 @@ def test_health_with_a_body_that_never_comes(run, name):
         assert time.monotonic() - began < 2.5, "nobody waits for the body in the thread that answers /health"
 
 
+def test_heads_that_come_in_pieces(run):
+    server = run()
+    server.wait_ready()
+    for path in ("health", "versions"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+            for piece in (f"GET /{path} HT", "TP/1.1\r\nHost: x\r\nConnection: cl", "ose\r\n\r", "\n"):
+                slow.sendall(piece.encode())
+                time.sleep(0.05)
+            assert slow.makefile("rb").read().startswith(b"HTTP/1.1 200")
+
+
 def test_health_over_one_connection_again_and_again(run):
     server = run()
     server.wait_ready()
