@@ -91,6 +91,13 @@ def test_each_way_does_its_own_work(measured):
     }  # fmt: skip
 
 
+def test_no_click_that_is_timed_was_answered_before(tiny_model, tiny_tokenizer):
+    """The first of them too: a session knows its last answers."""
+    with Engine(tiny_model, tiny_tokenizer, "tiny") as engine:
+        result = run(engine, replace(SMALL, repeats=1, parts=("none",)))
+    assert result["calls"]["next_click"]["mask_decoder"] == 1
+
+
 def test_other_numbers_are_held_against_float32(tiny_model, tiny_tokenizer):
     """As on a GPU: bfloat16 serves, and the same weights in float32 tell what that costs."""
     small = Plan(repeats=2, straight=1, picture=(48, 64), clip=(32, 48), frames=8, objects=(1,), modes=())
