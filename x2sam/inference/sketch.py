@@ -57,11 +57,16 @@ def paint_words(features: FrameFeatures, words: Condition) -> Tensor:
     People point their cameras at what they talk about. Where the words of a small model say little, that says more
     (on training photographs 0.27 mean IoU without it, 0.32 with it; an ellipse in the middle 0.24).
     """
+    heat = heat_on(features, words)[:, None]
+    painted = paint_mask((heat + _middle(*heat.shape[-2:]).to(heat)).sigmoid())
+    return painted.to(features.mask_features.dtype)
+
+
+def heat_on(features: FrameFeatures, words: Condition) -> Tensor:
+    """The heat of ``<SEG>`` at stride 4, float32 (B, h, w), log-odds; without gradient."""
     heat = heat_of(features.maps[1], words.seg[:, 0]).detach().float()
     grid = features.mask_features.shape[-2:]
-    heat = F.interpolate(heat[:, None], size=grid, mode="bilinear", align_corners=False)
-    painted = paint_mask((heat + _middle(*grid).to(heat)).sigmoid())
-    return painted.to(features.mask_features.dtype)
+    return F.interpolate(heat[:, None], size=grid, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _middle(height: int, width: int) -> Tensor:

@@ -1,0 +1,113 @@
+"""What a phrase says that can be measured, and which query it means; expected values are worked by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from x2sam.data.colours import COLOUR_NAMES
+from x2sam.errors import WeightsError
+from x2sam.inference.pointing import (
+    FILE,
+    SIGNS,
+    Asked,
+    embedded_pointing_weights,
+    meant,
+    read_pointing_weights,
+    signs_of,
+)
+from x2sam.inference.pointing_fit import Pointed, fit
+
+RED, GRAY = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("gray")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "asked"),
+    [
+        ("the red cup on the left", Asked((RED,), across=-1)),
+        ("Rightmost GREY bus at the top", Asked((GRAY,), across=1, upright=-1)),
+        ("the largest dog in the middle", Asked(amid=1, size=1)),
+        ("small bird in the bottom right corner", Asked(across=1, upright=1, size=-1)),
+        ("the chair left of the table", Asked()),
+        ("the cup in her right hand", Asked()),
+        ("the car on the left of the picture", Asked(across=-1)),
+        ("left and right", Asked()),
+        ("a bright reddish boat", Asked()),
+        ("", Asked()),
+    ],
+)
+def test_what_a_phrase_says(phrase, asked):
+    assert Asked.of(phrase) == asked
+
+
+def four_corners() -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the left and the right column of 4 x 4 cells, a bottom row and nothing; a picture, red on the right."""
+    logits = np.full((4, 4, 4), -4.0, np.float32)
+    logits[0, :, 0] = logits[1, :, 3] = logits[2, 3] = 4.0
+    picture = np.full((8, 8, 3), 255, np.uint8)
+    picture[:, 6:] = (200, 20, 20)
+    return logits, picture
+
+
+def test_signs_worked_by_hand():
+    logits, picture = four_corners()
+    heat = np.full((4, 4), -30.0, np.float32)
+    heat[:2, 0] = 30.0
+    asked = Asked((RED,), across=1, upright=1, amid=1, size=-1)
+    rows = signs_of(asked, logits, np.array([0.5, 0.2, 0.2, 0.1]), heat, picture)
+    left, right, bottom, nothing = (dict(zip(SIGNS, row, strict=True)) for row in rows.tolist())
+    assert left["score"] == pytest.approx(0.0) and left["heat"] == pytest.approx(0.5)
+    # middles lie at (1/8 - 1/2) and (7/8 - 1/2) of the width, the row at 7/8 - 1/2 of the height
+    assert (left["across"], right["across"], bottom["across"]) == pytest.approx((-0.375, 0.375, 0.0))
+    assert (left["upright"], bottom["upright"]) == pytest.approx((0.0, 0.375)) and left["amid"] == -0.375
+    assert (left["colour"], right["colour"], bottom["colour"]) == pytest.approx((0.0, 1.0, 0.25))
+    # outside of the bottom row 3 of 12 cells are red
+    assert right["contrast"] == pytest.approx(1.0) and bottom["contrast"] == pytest.approx(0.0)
+    assert left["size"] == pytest.approx(np.log(0.251)) and left["small"] == pytest.approx(-np.log(0.251))
+    assert left["large"] == 0.0 and nothing["size"] == pytest.approx(np.log(0.001))
+    # 4 + 4 + 1 + 1 of the four borders' cells, each of which has four: 1, 1/4, 1/4
+    assert left["edge"] == pytest.approx((4 + 1 + 1) / 16) and nothing["edge"] == 0.0
+    assert left["inside"] == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-6) and left["centred"] == pytest.approx(-0.375)
+    # with itself 1, with the row 1 cell of 7: 0.5 + 0.2 / 7 of 1.0
+    assert left["agreed"] == pytest.approx(0.5 + 0.2 / 7)
+    plain = signs_of(Asked(), logits, np.array([0.5, 0.2, 0.2, 0.1]), heat, picture)
+    said = [SIGNS.index(s) for s in ("colour", "contrast", "across", "upright", "amid", "large", "small")]
+    assert not plain[:, said].any()
+
+
+def test_the_words_choose_between_like_masks_and_never_nothing():
+    logits, picture = four_corners()
+    weights, heat = embedded_pointing_weights(), np.zeros((4, 4), np.float32)
+    alike = np.array([0.3, 0.3, 0.1, 0.3])
+    choose = lambda phrase: meant(signs_of(Asked.of(phrase), logits, alike, heat, picture), weights)  # noqa: E731
+    assert choose("the bar on the left") == 0 and choose("the bar on the right") == 1
+    assert choose("the red bar") == 1
+    certain = np.array([0.0, 0.0, 0.0, 1.0])
+    assert meant(signs_of(Asked(), logits, certain, heat, picture), weights) != 3
+    empty = np.full((2, 4, 4), -4.0, np.float32)
+    assert meant(signs_of(Asked(), empty, np.array([0.1, 0.9]), heat, picture), weights) in (0, 1)
+
+
+def test_weights_are_fitted_to_what_tells_the_right_query():
+    rng = np.random.default_rng(0)
+    asked = []
+    for number in range(60):
+        signs = rng.normal(size=(5, len(SIGNS)))
+        iou = np.zeros(5)
+        iou[signs[:, SIGNS.index("colour")].argmax()] = 1.0
+        asked.append(Pointed(signs, iou, str(number), "scenes" if number % 2 else "others"))
+    weights = fit(asked, ridge=1e-3)
+    assert np.abs(weights).argmax() == SIGNS.index("colour")
+    assert np.mean([one.iou[meant(one.signs, weights)] for one in asked]) > 0.9
+
+
+def test_broken_weights_are_named(tmp_path):
+    table = json.loads(FILE.read_text())
+    del table["agreed"]
+    (tmp_path / "w.json").write_text(json.dumps(table))
+    with pytest.raises(WeightsError, match="install"):
+        read_pointing_weights(tmp_path / "w.json")
+    with pytest.raises(WeightsError, match="install"):
+        read_pointing_weights(tmp_path / "none.json")

@@ -1,0 +1,171 @@
+"""Which of the queries a phrase means, for small networks: what it says of colour, place and size is measured.
+
+A small network tells stuff and the main thing of a picture by words, but hardly "the red cup on the left" from the
+other cup. Colours, sides and sizes can be measured on each query's mask, so they are, and weighed together with the
+class score, the heat of the words and how sharp a mask is. The query with the largest sum is the answer. Weights are
+fitted by :mod:`x2sam.inference.pointing_fit`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from x2sam.data.colours import COLOUR_NAMES, colour_matches
+from x2sam.errors import WeightsError
+
+FILE = Path(__file__).parent.parent / "data" / "pointing.json"
+SIGNS = (
+    "score",  # the class score, as log-odds
+    "heat",  # mean probability inside the mask that the words mean a place
+    "colour",  # share of the mask that has a colour that the words name
+    "contrast",  # the same, less the share outside the mask
+    "across",  # middle of the mask towards the side that the words name, in widths of the picture
+    "upright",  # the same in heights, of top and bottom
+    "amid",  # minus its distance from the middle line, where the words name the middle
+    "large",  # log of the mask's share of the picture, where the words ask for a large thing
+    "small",  # minus the same, where they ask for a small one
+    "size",  # log of the share, whatever the words are
+    "size squared",
+    "inside",  # mean probability inside the mask
+    "stable",  # area above a higher threshold against the area above a lower one
+    "blurred",  # entropy of the mask against the root of its area
+    "edge",  # share of the picture's border that it touches
+    "centred",  # minus the distance of its middle from that of the picture
+    "agreed",  # mean IoU with all queries, by their scores
+)
+_COLOURS = {**{name: k for k, name in enumerate(COLOUR_NAMES)}, "grey": COLOUR_NAMES.index("gray")}
+_SIDES = {
+    "across": {"left": -1, "leftmost": -1, "right": 1, "rightmost": 1},
+    "upright": {"top": -1, "topmost": -1, "upper": -1, "bottom": 1, "lower": 1},
+    "amid": dict.fromkeys(("middle", "center", "centre"), 1),
+    "size": {**dict.fromkeys(("large", "largest", "big", "biggest", "main"), 1),
+             **dict.fromkeys(("small", "smallest", "tiny", "little"), -1)},
+}  # fmt: skip
+# "left of the tree" and "his right hand" say nothing about the picture's sides
+_WHOLE = r"(?!\s+the\s+(?:picture|image|photo|frame))"
+_RELATIVE = re.compile(rf"\b(?:left|right|top|middle|bottom)\s+(?:of{_WHOLE}|hand|foot)\b")
+_FINE = 3  # pixels along the side of a cell that are looked at for its colour
+_MARGIN = 1.0  # of logits, between the two thresholds of "stable"
+_LEAST = 1e-4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a phrase says that can be measured: indices of colours; -1, 0 or 1 for left to right (``across``), top to
+    bottom (``upright``) and small to large (``size``); whether it names the middle (``amid``)."""
+
+    colours: tuple[int, ...] = ()
+    across: int = 0
+    upright: int = 0
+    amid: int = 0
+    size: int = 0
+
+    @classmethod
+    def of(cls, phrase: str) -> Asked:
+        """What contradicts itself says nothing: "left and right"."""
+        words = re.findall(r"[a-z]+", _RELATIVE.sub(" ", phrase.lower()))
+        sides = {
+            sign: int(np.sign(sum({table[w] for w in words if w in table}))) for sign, table in _SIDES.items()
+        }
+        return cls(tuple(sorted({_COLOURS[w] for w in words if w in _COLOURS})), **sides)
+
+
+def signs_of(asked: Asked, logits: np.ndarray, scores: np.ndarray, heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """float64 (Q, SIGNS) of queries.
+
+    logits: float32 (Q, h, w) of the masks; scores: (Q,) 0..1; heat: float32 (h, w), log-odds; picture: uint8 (H, W, 3)
+    RGB. Masks, heat and picture show the same part of the world.
+    """
+    count, height, width = logits.shape
+    masks = (logits > 0).reshape(count, -1).astype(np.float32)
+    area, cells = masks.sum(1), height * width
+    filled = np.maximum(area, 1)
+    mean = lambda values: masks @ values.ravel().astype(np.float32) / filled  # noqa: E731
+    odds = np.clip(scores, _LEAST, 1 - _LEAST)
+    colour = _share_of_colours(picture, (height, width), asked.colours)
+    x, y = (((np.arange(side) + 0.5) / side - 0.5) for side in (width, height))
+    across, upright = mean(np.broadcast_to(x, (height, width))), mean(np.broadcast_to(y[:, None], (height, width)))
+    size = np.log(area / cells + 1e-3)
+    columns = {
+        "score": np.log(odds / (1 - odds)),
+        "heat": mean(_sigmoid(heat)),
+        "colour": mean(colour),
+        "contrast": mean(colour) - (colour.sum() - masks @ colour.ravel()) / np.maximum(cells - area, 1),
+        "across": asked.across * across,
+        "upright": asked.upright * upright,
+        "amid": -asked.amid * np.abs(across),
+        "large": size * (asked.size > 0),
+        "small": -size * (asked.size < 0),
+        "size": size,
+        "size squared": size**2,
+        **_sharpness(logits, masks, filled),
+        "edge": _border(logits > 0),
+        "centred": -np.hypot(across, upright),
+        "agreed": _agreement(masks, area, scores),
+    }
+    return np.stack([np.asarray(columns[sign], np.float64) for sign in SIGNS], 1)
+
+
+def meant(signs: np.ndarray, weights: np.ndarray) -> int:
+    """The query, of signs (Q, SIGNS), with the largest sum; one with an empty mask only where all are empty."""
+    value = signs @ weights
+    empty = signs[:, SIGNS.index("inside")] == 0
+    return int(np.where(empty, value.min() - 1, value).argmax())
+
+
+def read_pointing_weights(path: Path) -> np.ndarray:
+    """float64 (SIGNS,). Raises WeightsError where the file is missing or does not know the signs."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return np.array([float(table[sign]) for sign in SIGNS])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        message = f"{path} holds no weights of what words point to ({problem}); install the package again"
+        raise WeightsError(message) from problem
+
+
+@cache
+def embedded_pointing_weights() -> np.ndarray:
+    return read_pointing_weights(FILE)
+
+
+def _share_of_colours(picture: np.ndarray, grid: tuple[int, int], colours: tuple[int, ...]) -> np.ndarray:
+    """float32 (h, w): the share of each cell that one of the colours fits; zeros where none is named."""
+    if not colours:
+        return np.zeros(grid, np.float32)
+    height, width = grid
+    small = cv2.resize(picture, (width * _FINE, height * _FINE), interpolation=cv2.INTER_AREA)
+    fits = colour_matches(small.reshape(-1, 3))[:, list(colours)].reshape(height, _FINE, width, _FINE, -1)
+    return fits.mean((1, 3)).max(-1).astype(np.float32)
+
+
+def _sharpness(logits: np.ndarray, masks: np.ndarray, filled: np.ndarray) -> dict[str, np.ndarray]:
+    flat = logits.reshape(len(logits), -1)
+    probability = _sigmoid(flat)
+    certain = np.clip(probability, 1e-6, 1 - 1e-6)
+    entropy = -(certain * np.log(certain) + (1 - certain) * np.log(1 - certain)).sum(1)
+    return {
+        "inside": (masks * probability).sum(1) / filled,
+        "stable": ((flat > _MARGIN).sum(1) + 1) / ((flat > -_MARGIN).sum(1) + 1),
+        "blurred": entropy / np.sqrt(filled * flat.shape[1]),
+    }
+
+
+def _border(masks: np.ndarray) -> np.ndarray:
+    return np.concatenate([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1).mean(1)
+
+
+def _agreement(masks: np.ndarray, area: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    both = masks @ masks.T
+    overlap = both / np.maximum(area[:, None] + area - both, 1.0)
+    return overlap @ scores / max(scores.sum(), _LEAST)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(values, -30, 30)))
