@@ -51,6 +51,11 @@ _SIDES = {
 # "left of the tree" and "his right hand" say nothing about the picture's sides
 _WHOLE = r"(?!\s+the\s+(?:picture|image|photo|frame))"
 _RELATIVE = re.compile(rf"\b(?:left|right|top|middle|bottom)\s+(?:of{_WHOLE}|hand|foot)\b")
+# "the man with the red cap" is not red himself: colours and sizes are said of the head of the phrase
+_APPENDED = re.compile(
+    r"\b(?:with|in|that|who|whose|which|on|at|wearing|holding|carrying|behind|beside|before|near|next|by|from|under|over"
+    r"|above|below|between|to)\b"
+)
 _FINE = 3  # pixels along the side of a cell that are looked at for its colour
 _MARGIN = 1.0  # of logits, between the two thresholds of "stable"
 _LEAST = 1e-4
@@ -71,10 +76,12 @@ class Asked:
     def of(cls, phrase: str) -> Asked:
         """What contradicts itself says nothing: "left and right"."""
         words = re.findall(r"[a-z]+", _RELATIVE.sub(" ", phrase.lower()))
+        own = re.findall(r"[a-z]+", _APPENDED.split(phrase.lower())[0])
         sides = {
-            sign: int(np.sign(sum({table[w] for w in words if w in table}))) for sign, table in _SIDES.items()
+            sign: int(np.sign(sum({table[w] for w in (own if sign == "size" else words) if w in table})))
+            for sign, table in _SIDES.items()
         }
-        return cls(tuple(sorted({_COLOURS[w] for w in words if w in _COLOURS})), **sides)
+        return cls(tuple(sorted({_COLOURS[w] for w in own if w in _COLOURS})), **sides)
 
 
 def signs_of(asked: Asked, logits: np.ndarray, scores: np.ndarray, heat: np.ndarray, picture: np.ndarray) -> np.ndarray:

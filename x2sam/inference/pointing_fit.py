@@ -2,7 +2,8 @@
 
 Pictures of ``DIR`` (with ``train.json``) that the network was not trained on, and generated ones, are asked for by
 phrases of which the truth is known. The weights are those under which a query drawn with the softmax of their sums has
-the largest IoU on average. Half of the pictures say what the weights of the other half are worth.
+the largest IoU on average; a phrase counts with the root of its object's area, as people talk about what is large. Half
+of the pictures say what the weights of the other half are worth.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ _SCENES_SIZE = (320, 320)
 
 @dataclass(frozen=True, eq=False)
 class Pointed:
-    """A phrase that was asked: ``signs`` (Q, SIGNS) and ``iou`` (Q,) of the queries, and what the phrase is about."""
+    """A phrase that was asked: ``signs`` (Q, SIGNS) and ``iou`` (Q,) of the queries, the object's share of the picture,
+    and what the phrase is about."""
 
     signs: np.ndarray
     iou: np.ndarray
+    area: float
     picture: str
     group: str
 
@@ -84,16 +87,17 @@ def _asked(session, prompt: Prompt, truth: np.ndarray, known: np.ndarray, pictur
     share, valid = small(truth), small(known) > 0.5
     target = (share > 0.5 if (share > 0.5).any() else share > 0) & valid
     both = (masks & target).sum((1, 2))
-    return Pointed(signs, both / np.maximum(((masks & valid) | target).sum((1, 2)), 1), picture, group)
+    iou = both / np.maximum(((masks & valid) | target).sum((1, 2)), 1)
+    return Pointed(signs, iou, float(truth.mean()), picture, group)
 
 
 def fit(asked: Sequence[Pointed], ridge: float = RIDGE) -> np.ndarray:
-    """float64 (SIGNS,). Photographs count as much as generated pictures do, each group by its phrases."""
+    """float64 (SIGNS,). Two thirds of the weight are with photographs."""
     signs, iou = (np.stack([getattr(one, name) for one in asked]) for name in ("signs", "iou"))
     spread = signs.reshape(-1, signs.shape[-1]).std(0) + 1e-6
     signs = signs / spread
-    generated = np.array([one.group == "scenes" for one in asked])
-    share = np.where(generated, 1 / max(generated.sum(), 1), 1 / max((~generated).sum(), 1))
+    generated, root = (np.array([value(one) for one in asked]) for value in (_is_generated, _root_of_area))
+    share = root / np.where(generated, 2 * root[generated].sum(), root[~generated].sum())
     share = (share / share.sum())[:, None]
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -108,9 +112,17 @@ def fit(asked: Sequence[Pointed], ridge: float = RIDGE) -> np.ndarray:
     return minimize(loss, start, jac=True, method="L-BFGS-B").x / spread
 
 
+def _is_generated(one: Pointed) -> bool:
+    return one.group == "scenes"
+
+
+def _root_of_area(one: Pointed) -> float:
+    return one.area**0.5
+
+
 def measured(asked: Sequence[Pointed]) -> dict[str, tuple[int, float, float, float]]:
     """By group: phrases, and the mean IoU of the query with the best class score, of the one chosen by weights that
-    were fitted to the other half of the pictures, and of the best one."""
+    were fitted to the other half of the pictures, and of the best one; each phrase counts once."""
     names = sorted({one.picture for one in asked})
     half = {name: k % 2 for k, name in enumerate(np.random.default_rng(0).permutation(names).tolist())}
     weights = [fit([one for one in asked if half[one.picture] != k]) for k in (0, 1)]

@@ -35,6 +35,9 @@ RED, GRAY = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("gray")
         ("the car on the left of the picture", Asked(across=-1)),
         ("left and right", Asked()),
         ("a bright reddish boat", Asked()),
+        ("the man with the red cap on the left", Asked(across=-1)),
+        ("the woman who holds a small green bag", Asked()),
+        ("a bouquet of red and gray flowers", Asked(tuple(sorted((RED, GRAY))))),
         ("", Asked()),
     ],
 )
@@ -97,7 +100,7 @@ def test_weights_are_fitted_to_what_tells_the_right_query():
         signs = rng.normal(size=(5, len(SIGNS)))
         iou = np.zeros(5)
         iou[signs[:, SIGNS.index("colour")].argmax()] = 1.0
-        asked.append(Pointed(signs, iou, str(number), "scenes" if number % 2 else "others"))
+        asked.append(Pointed(signs, iou, 0.1, str(number), "scenes" if number % 2 else "others"))
     weights = fit(asked, ridge=1e-3)
     assert np.abs(weights).argmax() == SIGNS.index("colour")
     assert np.mean([one.iou[meant(one.signs, weights)] for one in asked]) > 0.9
