@@ -79,8 +79,8 @@ def gather(engine: Engine, data: Path, scenes: int, seed: int = 17) -> Iterator[
 
 def _asked(session, prompt: Prompt, truth: np.ndarray, known: np.ndarray, picture: str, group: str) -> Pointed:
     looking = session.looking
-    worded = read_words(looking, prompt, 0, task_of(prompt, "image"), 0, 0)
-    prediction = predict_on(looking, worded, 0)
+    (worded,) = read_words(looking, [prompt], 0, task_of(prompt, "image"), 0, 0)
+    (prediction,) = predict_on(looking, [worded], 0)
     signs = pointing_signs(looking, worded, 0, prediction)
     masks = (prediction.at_own_size(torch.arange(prediction.queries)) > 0).cpu().numpy()
     small = lambda mask: cv2.resize(mask.astype(np.float32), masks.shape[:0:-1], interpolation=cv2.INTER_AREA)  # noqa: E731

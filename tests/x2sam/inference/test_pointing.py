@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ from x2sam.inference.pointing import (
     read_pointing_weights,
     signs_of,
 )
-from x2sam.inference.pointing_fit import Pointed, fit
+from x2sam.inference.pointing_fit import Pointed, fit, main
 
 RED, GRAY = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("gray")
 
@@ -114,3 +116,21 @@ def test_broken_weights_are_named(tmp_path):
         read_pointing_weights(tmp_path / "w.json")
     with pytest.raises(WeightsError, match="install"):
         read_pointing_weights(tmp_path / "none.json")
+
+
+def test_the_command_asks_a_network_and_writes_weights(tmp_path, capsys):
+    """A photograph that is held back and two generated pictures; fitted to so little, the weights only have to load."""
+    rng = np.random.default_rng(3)
+    held = next(name for name in map("{}.png".format, range(99)) if zlib.crc32(name.encode()) % 8 == 0)
+    labels = np.zeros((48, 64), np.uint8)
+    labels[8:40, 4:30], labels[4:20, 40:60] = 1, 2
+    objects = [{"id": 1, "category": "cup"}, {"id": 2, "category": "plate"}]
+    cv2.imwrite(str(tmp_path / held), rng.integers(0, 256, (48, 64, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "labels.png"), labels)
+    entry = {"file": held, "mask": "labels.png", "width": 64, "height": 48, "source": "coco", "objects": objects}
+    (tmp_path / "train.json").write_text(json.dumps({"pictures": [entry]}))
+    target = tmp_path / "pointing.json"
+    main(["--data", str(tmp_path), "--scenes", "2", "--out", str(target)])
+    said = capsys.readouterr().out
+    assert "everyday: 2 phrases" in said and "scenes: " in said
+    assert read_pointing_weights(target).shape == (len(SIGNS),)
