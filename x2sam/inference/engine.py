@@ -68,6 +68,7 @@ class Engine:
         self.cache = FeatureCache(cache_bytes, self.store)
         self._shortages = 0
         self._lost = False
+        self._threads = torch.get_num_threads()
         together = TOGETHER.get(self.interpreter.device.type, 1) if together is None else together
         self.scheduler = Scheduler(waiting, timeout, hang, together)
 
@@ -117,7 +118,7 @@ class Engine:
         """What waits and runs, and the device's memory; answered at once, also while the device works."""
         memory, known = memory_of(self.interpreter.device), self.scheduler.vitals()
         responsive = known.responsive and not self._lost
-        told = {"shortages": self._shortages, "lost": self._lost, "threads": torch.get_num_threads()}
+        told = {"shortages": self._shortages, "lost": self._lost, "threads": self._threads}
         return replace(known, memory=memory, responsive=responsive, **told)
 
     def run(
@@ -159,6 +160,7 @@ class Engine:
         raise DeviceMemoryError("the device has too little memory for several prompts at once")
 
     def _while_it_lives(self, job: Callable[[], Any]) -> Any:
+        self._threads = torch.get_num_threads()  # every thread has a number of its own; this is the device's
         if self._lost:
             raise DeviceError(LOST)
         try:
