@@ -235,7 +235,7 @@ class _Run:
         known = [one for one in self._state.all() if one.prediction is not None]
         annotated = set(self._api.ids(self._wanted.project, [task_filter("total_annotations", "greater", "Number", 0)]))
         scores = useful_scores(
-            np.array([one.error for one in known]), _table([one.vector for one in known]),
+            np.array([one.error for one in known]), vector_table([one.vector for one in known]),
             seen=np.array([one.task in annotated for one in known], bool),
         )  # fmt: skip
         changed = [
@@ -278,11 +278,9 @@ def _neighbours(tasks: Sequence[int]) -> Iterator[list[int]]:
         yield part
 
 
-def _table(vectors: Sequence[np.ndarray]) -> np.ndarray:
+def vector_table(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """float32 (n, D); rows of nan for those that are not known, or of another length than most."""
     width = max((len(vector) for vector in vectors), default=0)
     unknown = np.full(width, np.nan, np.float32)
     rows = [vector if len(vector) == width and width else unknown for vector in vectors]
     return np.stack(rows) if rows else np.zeros((0, width), np.float32)
-
-

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
+from xml.sax.saxutils import quoteattr
 
 import typer
 from rich.console import Console
 
 from backend.errors import SettingsError
-from backend.export_command import progress_bar, told, write_result
+from backend.export_command import progress_bar, read_text, told, write_result
 from backend.file_cache import FileCache
 from backend.frames import DecodedPictures
 from backend.label_studio_api import LabelStudioApi
@@ -20,10 +21,26 @@ from backend.settings import Settings
 from backend.warming import frames_by
 
 _RATE = 20.0
+LOCAL_FILES = "/data/local-files/?d="
 
 
 def preannotate_tasks(
-    project: Annotated[int, typer.Option(help="Id of the Label Studio project.", min=1)],
+    project: Annotated[int | None, typer.Option(help="Id of the Label Studio project.", min=1)] = None,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The pictures of a folder instead; needs --out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --folder: write tasks.json with the predictions there.")
+    ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="With --folder: masks as coco, png, x2sam too. May be given again.")
+    ] = None,
+    label_config: Annotated[
+        Path | None, typer.Option(help="With --folder: a labeling configuration; by default brushes with --labels.")
+    ] = None,
+    media_prefix: Annotated[
+        str, typer.Option(help="With --folder: what stands before a picture's path in tasks.json.")
+    ] = LOCAL_FILES,
     tasks: Annotated[list[str] | None, typer.Option(help=f"Which tasks: {HELP}")] = None,
     labels: Annotated[str, typer.Option(help="Only these labels of the project, with commas.")] = "",
     prompt: Annotated[str, typer.Option(help="Ask for this text instead of the labels' names.")] = "",
@@ -47,14 +64,23 @@ def preannotate_tasks(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
 ) -> None:
-    """Predicts what the labels name, in every task without annotations. Run again after a stop: it goes on.
+    """Predicts what the labels name, in every task without annotations, or in every picture of a folder. Run again
+    after a stop: it goes on.
 
     A prediction's score is lowest where the answer is probably wrong and nothing like it comes before: by "Uncertainty
     sampling" Label Studio hands out the most useful tasks first.
     """
     console = Console(stderr=True)
+    listed = tuple(label.strip() for label in labels.split(",") if label.strip())
     with told(console):
         settings = Settings.from_environment().with_options(model=model, device=device)
+        if (project is None) == (folder is None):
+            raise SettingsError("Give either --project ID or --folder DIR.")
+        of_project = {"--tasks": tasks, "--use": use, "--review": review}
+        of_folder = {"--out": out, "--format": format, "--label-config": label_config}
+        if strange := [name for name, value in (of_project if folder else of_folder).items() if value]:
+            other = "--project" if folder else "--folder"
+            raise SettingsError(f"{', '.join(strange)} belongs to {other}; leave it out.")
         # late: the model's base class depends on what is installed
         from backend.preannotate import Wanted, preannotate
         from backend.preannotate_engines import ENGINES, Place
@@ -62,21 +88,74 @@ def preannotate_tasks(
 
         if engine not in ENGINES:
             raise SettingsError(f"There is no engine {engine!r}; choose one of {', '.join(ENGINES)}.")
+        state = Path(settings.state_dir).expanduser() / "preannotate"
+    if folder is not None:
+        with told(console):
+            asked = _about_folder(listed, prompt.strip(), label_config)
+            wanted = _folder_of(folder, out, media_prefix, format or [], budget, model_version.strip())
+            place = Place(replace(settings, media_dirs=(str(wanted.pictures),)), state, loader_for)
+            with progress_bar() as report:
+                found = _in_folder(wanted, asked, lambda one: ENGINES[engine](place, one), report)
+            _tell_folder(found, wanted.out)
+            write_result(json_file, asdict(found))
+        raise typer.Exit(1 if found.failed else 0)
+    with told(console):
         api = LabelStudioApi(settings, rate=rate)
-        folder = Path(settings.state_dir).expanduser() / "preannotate"
-        listed = tuple(label.strip() for label in labels.split(",") if label.strip())
         wanted = Wanted(project, tuple(tasks or ()), listed, prompt.strip(), budget, model_version.strip(), use)
-        place = Place(settings, folder, loader_for)
+        place = Place(settings, state, loader_for)
         with progress_bar() as report:
-            done = preannotate(api, wanted, lambda asked: ENGINES[engine](place, asked), folder, report)
+            done = preannotate(api, wanted, lambda asked: ENGINES[engine](place, asked), state, report)
         result = asdict(done)
     _tell(done)
     with told(console):
         if review is not None:
-            result["review"] = _review(api, settings, done, folder, review)
+            result["review"] = _review(api, settings, done, state, review)
         write_result(json_file, result)
     if done.failed:
         raise typer.Exit(1)
+
+
+def _about_folder(labels: tuple[str, ...], prompt: str, file: Path | None):
+    """What is asked of each picture: by a labeling configuration, or by one that has a brush with the labels."""
+    from backend.preannotate_engines import Asked
+
+    if file is not None:
+        return Asked(0, read_text(file), labels, prompt)
+    if not labels and not prompt:
+        raise SettingsError("Say what to look for: --labels 'car,person', --prompt TEXT, or --label-config FILE.")
+    made = "".join(f"<Label value={quoteattr(label)}/>" for label in labels or ("Object",))
+    image = '<Image name="image" value="$image"/>'
+    return Asked(0, f'<View>{image}<BrushLabels name="mask" toName="image">{made}</BrushLabels></View>', (), prompt)
+
+
+def _folder_of(pictures: Path, out: Path | None, prefix: str, formats: list[str], budget: int | None, version: str):
+    from backend.export_formats import FORMATS
+    from backend.preannotate_folder import Folder
+
+    if out is None:
+        raise SettingsError("Say where the predictions of the folder go: --out DIR.")
+    if not pictures.is_dir():
+        raise SettingsError(f"{pictures} is no folder.")
+    if strange := sorted(set(formats) - FORMATS.keys()):
+        raise SettingsError(f"There is no format {strange[0]!r}; choose one of {', '.join(FORMATS)}.")
+    return Folder(pictures.resolve(), out.resolve(), prefix, tuple(dict.fromkeys(formats)), budget, version)
+
+
+def _in_folder(wanted, asked, open_predictor, report):
+    from backend.preannotate_folder import preannotate_folder
+
+    return preannotate_folder(wanted, asked, open_predictor, report)
+
+
+def _tell_folder(done, out: Path) -> None:
+    there = f", {done.there} had an answer before" if done.there else ""
+    empty = f", nothing in {done.empty} of them" if done.empty else ""
+    typer.echo(f"{done.sent} of {done.pictures} pictures asked about: {done.masks} masks{empty}{there}.")
+    typer.echo(f"Written to {out}: {', '.join(done.files)}.")
+    for name, problem in done.problems.items():
+        typer.echo(f"  {name}: {problem}", err=True)
+    if done.failed > len(done.problems):
+        typer.echo(f"  and {done.failed - len(done.problems)} more pictures without an answer", err=True)
 
 
 def _review(api: LabelStudioApi, settings: Settings, done, folder: Path, out: Path) -> int:

@@ -15,7 +15,6 @@ import queue
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -122,7 +121,6 @@ class Recorder:
         self._settings, self._around, self._clock = settings, around, clock
         self._folder = Path(settings.record_dir).expanduser() if settings.record_dir else None
         self._lock = threading.Lock()
-        self._under_way: Counter[str] = Counter()
         self._crowds: dict[int, Taken] = {}
         self._waiting: queue.Queue[Taken | None] = queue.Queue(_WAITING)
         self._earlier: frozenset[str] = frozenset()
@@ -235,6 +233,8 @@ class Recorder:
             self._end("a request could not be written down")
 
     def _write(self, taken: Taken) -> None:
+        if not taken.version:  # the model is still loading: all that was said is that
+            return
         file = self._file = self._file or self._opened()
         row: dict[str, Any] = {"asked": self.requests + 1, "at": round(taken.began - self._begun, 4)}
         row |= {"seconds": round(taken.seconds, 4), "version": taken.version, "depends": sorted(taken.depends)}
@@ -250,7 +250,8 @@ class Recorder:
 
     def _write_unseen(self) -> None:
         """Of pages that were looked at since the last request about them."""
-        lines = [self._media_line(self._file, number, *about) for number, about in self._file.unseen.items()]
+        unseen, self._file.unseen = self._file.unseen, {}
+        lines = [self._media_line(self._file, number, *about) for number, about in unseen.items()]
         if any(lines):
             self._append(self._file, b"".join(as_json_text(line) + b"\n" for line in lines if line))
 
@@ -274,6 +275,7 @@ class Recorder:
         if self._settings.record_media:
             self._keep(digest, content)
         file.seen.add(number)
+        file.unseen.pop(number, None)
         return {"media": number, "sha256": digest, "bytes": len(content)}
 
     def _keep(self, digest: str, content: bytes) -> None:

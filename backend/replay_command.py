@@ -19,7 +19,7 @@ from backend.recorder import DEPENDS, machine
 from backend.settings import Settings
 
 SPEEDS = ("asap", "recorded")
-_NOBODY_WAITS = 3600.0  # for a track over pages, or a batch
+_NOBODY_WAITS = 3600.0  # seconds, for the model, a track over pages, or a batch
 _SHOWN = 12
 
 
@@ -94,7 +94,7 @@ def run(settings: Settings, recording, names: Mapping[int, str], report, as_reco
 
     app = create_app(settings, partial(load_engine, settings))
     try:
-        engine = app.extensions["x2sam"].engines.wait(settings.load_wait)
+        engine = app.extensions["x2sam"].engines.wait(_NOBODY_WAITS)
         about = {"version": engine.version, "device": engine.device, "threads": engine.vitals.threads}
         return Replay(app, recording, names, about | machine()).run(report, as_recorded)
     finally:

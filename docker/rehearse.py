@@ -226,8 +226,8 @@ class Rehearsal:
         out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if not sealed else {}
         return subprocess.Popen(unshared, env=environment, stdin=subprocess.DEVNULL, **out)
 
-    def serve(self, stage: Stage, environment: dict[str, str]) -> None:
-        """Starts the image's command and stops it once its health check passes.
+    def serve(self, stage: Stage, environment: dict[str, str], patience: float) -> None:
+        """Starts the image's command and stops it once its health check passes, within ``patience`` seconds.
 
         :raises RehearsalError: it ended, its health check does not pass, or it could write where it must not.
         """
@@ -241,8 +241,8 @@ class Rehearsal:
             while self.enter(stage, stage.health, environment, sealed=True).wait():
                 if server.poll() is not None:
                     raise RehearsalError(f"the server ended with {server.returncode}")
-                if time.monotonic() - begun > HEALTH_SECONDS:
-                    raise RehearsalError("the health check does not pass")
+                if time.monotonic() - begun > patience:
+                    raise RehearsalError(f"the health check did not pass within {patience:g} s")
                 time.sleep(2)
             self._tell(stage, f"HEALTHCHECK {shlex.join(stage.health)}", "run", time.monotonic() - begun)
         except BaseException:
@@ -293,6 +293,7 @@ def main() -> int:
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--mount", action="append", default=[], type=Path)
     parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--patience", type=float, default=HEALTH_SECONDS, help="seconds until the health check passes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if sys.platform != "linux" or os.geteuid() or subprocess.run(["unshare", "--mount", "true"]).returncode:
@@ -305,7 +306,7 @@ def main() -> int:
         try:
             stage = rehearsal.build(options.target)
             if options.serve:
-                rehearsal.serve(stage, _pairs(options.env))
+                rehearsal.serve(stage, _pairs(options.env), options.patience)
         except RehearsalError as error:
             print(error, file=sys.stderr)
             return 1

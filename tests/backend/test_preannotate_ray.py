@@ -14,8 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from label_studio_standin import TOKEN
+from PIL import Image
 from project_standin import ProjectStandIn
+from typer.testing import CliRunner
 from workplace import NANO, ROOT
+
+from backend.cli import app
 
 pytest.importorskip("ray.data")
 pytestmark = pytest.mark.skipif(not NANO.is_file(), reason="x2sam/checkpoints/nano is not there")
@@ -46,23 +50,20 @@ def workers_below(process: int) -> list[int]:
     return found
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(studio, tmp_path):
-    environment = os.environ | {
-        "LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": TOKEN, "X2SAM_CACHE_DIR": str(tmp_path / "media"),
-        "X2SAM_STATE_DIR": str(tmp_path / "state"), "X2SAM_RAY_REPLICAS": "2", "X2SAM_RAY_CPUS": "0.5",
-        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+def run_and_kill_a_worker(command, tmp_path, environment, far_enough) -> None:
+    """Runs a command to its end; when it is ``far_enough()``, one of its workers is killed."""
+    own = {
+        "X2SAM_CACHE_DIR": str(tmp_path / "media"), "X2SAM_STATE_DIR": str(tmp_path / "state"), "OMP_NUM_THREADS": "1",
+        "X2SAM_RAY_REPLICAS": "2", "X2SAM_RAY_CPUS": "0.5", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    result = tmp_path / "result.json"
-    command = [sys.executable, "-m", "backend", "preannotate", "--project", "1", "--engine", "ray", "--model", "nano"]
     log = (tmp_path / "log").open("w")
-    run = subprocess.Popen(
-        [*command, "--rate", "0", "--json", str(result)], cwd=ROOT, env=environment, stdout=log, stderr=log
-    )
+    whole = [sys.executable, "-m", "backend", "preannotate", "--engine", "ray", "--model", "nano", *map(str, command)]
+    run = subprocess.Popen(whole, cwd=ROOT, env=os.environ | own | environment, stdout=log, stderr=log)
     try:
-        end, killed = time.monotonic() + 240, []
+        end, killed = time.monotonic() + 420, []  # most of it for starting Ray where much else runs
         while run.poll() is None:
             assert time.monotonic() < end, Path(log.name).read_text()
-            if len(studio.predictions) >= 2 and not killed and (workers := workers_below(run.pid)):
+            if not killed and far_enough() and (workers := workers_below(run.pid)):
                 os.kill(workers[0], signal.SIGKILL)
                 killed.append(workers[0])
             time.sleep(0.05)
@@ -70,9 +71,43 @@ def test_a_killed_worker_loses_and_doubles_nothing(studio, tmp_path):
         run.kill()
         log.close()
     assert run.returncode == 0 and killed, Path(log.name).read_text()
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(studio, tmp_path):
+    result = tmp_path / "result.json"
+    run_and_kill_a_worker(
+        ["--project", "1", "--rate", "0", "--json", result], tmp_path,
+        {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": TOKEN}, lambda: len(studio.predictions) >= 2,
+    )  # fmt: skip
     done = json.loads(result.read_text())
     assert (done["sent"], done["failed"]) == (TASKS, 0)
     per_task = Counter(one["task"] for one in studio.predictions.values())
     assert per_task == dict.fromkeys(range(1, TASKS + 1), 1)
     versions = {one["model_version"] for one in studio.predictions.values()}
     assert versions == {done["model_version"]} and done["model_version"].startswith("nano-")
+
+
+def test_of_a_folder_neither(tmp_path):
+    """And what two workers found is what one process finds."""
+    pictures, out, result = tmp_path / "pictures", tmp_path / "out", tmp_path / "result.json"
+    pictures.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(TASKS):
+        Image.fromarray(rng.integers(0, 255, (96, 128, 3), np.uint8)).save(pictures / f"{number:02}.png")
+    state = out / ".preannotate.jsonl"
+    words = ["--folder", pictures, "--labels", "thing", "--json", result]
+    run_and_kill_a_worker(
+        [*words, "--out", out], tmp_path, {}, lambda: state.exists() and state.read_bytes().count(b"\n") > 2
+    )
+    assert json.loads(result.read_text())["sent"] == TASKS
+    names = [json.loads(line)["path"] for line in state.read_text().splitlines()[1:]]
+    assert sorted(names) == sorted(path.name for path in pictures.iterdir())
+    alone = tmp_path / "alone"
+    command = ["preannotate", *map(str, words), "--out", str(alone), "--model", "nano"]
+    environment = {"X2SAM_CACHE_DIR": str(tmp_path / "media2"), "X2SAM_STATE_DIR": str(tmp_path / "state2")}
+    done = CliRunner().invoke(app, command, env=environment)
+    assert done.exit_code == 0, done.output
+    found, expected = (json.loads((folder / "tasks.json").read_text()) for folder in (out, alone))
+    assert [task["data"] for task in found] == [task["data"] for task in expected] and len(found) == TASKS
+    results = [[p["result"] for task in tasks for p in task["predictions"]] for tasks in (found, expected)]
+    assert results[0] == results[1]
