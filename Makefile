@@ -1,4 +1,4 @@
-# make setup | demo | test | guide | check | rehearse | bench | clean
+# make setup | demo | test | guide | check | rehearse | rehearse-label-studio | bench | clean
 #
 # Every target makes the environments that it needs first. Another interpreter: make PYTHON=/path/to/python3.12
 
@@ -9,7 +9,7 @@ PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
 endif
 RUN := .venv/bin/python
 
-.PHONY: help setup demo test guide check rehearse bench clean distclean
+.PHONY: help setup demo test guide check rehearse rehearse-label-studio bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make guide   the pictures of the annotator's guide, taken anew"
 	@echo "make check   ruff, the linters of docker/, advisories about installed packages"
 	@echo "make rehearse   the steps of docker/Dockerfile, and what comes out of it, without a container engine"
+	@echo "make rehearse-label-studio   the same with Label Studio's image, which takes longer"
 	@echo "make bench   times of nano and of the server's share on this machine"
 	@echo "make clean   remove caches and var/; make distclean: the environments too"
 
@@ -43,6 +44,9 @@ check: .venv/installed
 rehearse: .venv/installed
 	$(RUN) docker/rehearse.py docker/Dockerfile --target cpu --serve --env X2SAM_ALLOW_OPEN=1 --env X2SAM_MODEL=nano \
 		--env PORT=19490 $(if $(PIP_FIND_LINKS),--build-arg TORCH_INDEX=) || [ $$? = 2 ]
+
+rehearse-label-studio: .venv/installed
+	$(RUN) docker/rehearse.py docker/label-studio.Dockerfile --target label-studio --serve --patience 600 || [ $$? = 2 ]
 
 bench: .venv/installed
 	@mkdir -p var
