@@ -139,6 +139,8 @@ class RecordingServer:
 
 
 def main() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # as the tests run where nobody says otherwise
+        os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as folder:
         server = RecordingServer(Path(folder))
         try:
