@@ -226,7 +226,7 @@ class Rehearsal:
         out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if not sealed else {}
         return subprocess.Popen(unshared, env=environment, stdin=subprocess.DEVNULL, **out)
 
-    def serve(self, stage: Stage, environment: dict[str, str], patience: float) -> None:
+    def serve(self, stage: Stage, environment: dict[str, str], patience: float = HEALTH_SECONDS) -> None:
         """Starts the image's command and stops it once its health check passes, within ``patience`` seconds.
 
         :raises RehearsalError: it ended, its health check does not pass, or it could write where it must not.
