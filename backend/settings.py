@@ -64,7 +64,7 @@ def _whole(value: str) -> int:
     return number
 
 
-def _share(value: str) -> float:
+def _amount(value: str) -> float:
     number = float(value)
     if not 0 <= number < float("inf"):
         raise ValueError("must not be negative")
@@ -323,8 +323,8 @@ class Settings:
     ray_replicas: tuple[int, int] = _setting(
         (1, 1), "X2SAM_RAY_REPLICAS", read=_span, text="engines on Ray: 4, or 1:8 for as many as it takes", shown="1"
     )
-    ray_gpus: float = _setting(0.0, "X2SAM_RAY_GPUS", read=_share, text="GPUs of each, fractions too")
-    ray_cpus: float = _setting(1.0, "X2SAM_RAY_CPUS", read=_share, text="CPU cores of each")
+    ray_gpus: float = _setting(0.0, "X2SAM_RAY_GPUS", read=_amount, text="GPUs of each, fractions too")
+    ray_cpus: float = _setting(1.0, "X2SAM_RAY_CPUS", read=_amount, text="CPU cores of each")
     ray_load: float = _setting(
         4.0, "X2SAM_RAY_LOAD", read=_positive, text="requests at once per engine above which one is added"
     )

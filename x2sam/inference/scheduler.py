@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED_TURNS = 4096
 _YIELDING = 5  # more niceness than the rest of the process: short requests between its steps get a core at once
+_OVERDUE = 20.0  # seconds after which what was asked in bulk takes turns with tracks, of which a frame always waits
 _LOOK_UP = 1.0  # seconds after which a waiting caller looks whether the device hangs
 
 
@@ -105,6 +106,7 @@ class Scheduler:
         self._begun = 0.0  # when those that run began
         self._closed = False
         self._restarts = 0
+        self._obliged = False  # the job before was one that was overdue
         self._begin()
 
     def run(
@@ -296,12 +298,24 @@ class Scheduler:
                 self._ready.wait()
             if self._closed:
                 return []
-            first = heapq.heappop(self._queue)
+            first = self._take_first()
             group = [first, *self._companions(first)]
             self._begun, self._running = time.monotonic(), group
         for entry in group:
             entry.context.run(spent, "wait", self._begun - entry.since)
         return group
+
+    def _take_first(self) -> _Job:
+        """The most urgent job; every second time before a frame of a track, one that is overdue."""
+        now, first = time.monotonic(), self._queue[0]
+        overdue = [e for e in self._queue if e.priority == Priority.BATCH and now - e.since > _OVERDUE]
+        self._obliged = bool(overdue) and first.priority == Priority.TRACK and not self._obliged
+        if not self._obliged:
+            return heapq.heappop(self._queue)
+        first = min(overdue)
+        self._queue.remove(first)
+        heapq.heapify(self._queue)
+        return first
 
     def _companions(self, first: _Job) -> list[_Job]:
         """Takes what is done together with a job out of the queue, those that came first."""

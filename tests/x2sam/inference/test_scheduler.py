@@ -79,6 +79,15 @@ def test_urgent_work_first_then_in_order_of_arrival(gate):
     assert gate.done == ["click 1", "click 2", "text", "track 1", "track 2", "batch"]
 
 
+def test_what_was_asked_in_bulk_is_not_left_out_by_tracks(gate, monkeypatch):
+    order = (("batch 1", 3), ("batch 2", 3), ("track 1", 2), ("click", 0), ("track 2", 2), ("track 3", 2))
+    calls = [gate.queue(name, Priority(priority)) for name, priority in order]
+    monkeypatch.setattr("x2sam.inference.scheduler._OVERDUE", 0.0)  # all of it has waited for too long
+    gate.open()
+    assert [call.result(SOON) for call in calls]
+    assert gate.done == ["click", "batch 1", "track 1", "batch 2", "track 2", "track 3"]
+
+
 def test_a_newer_job_takes_the_place_of_a_waiting_one(gate):
     older = gate.queue("older", replaces="clicks of ann")
     other = gate.queue("other", replaces="clicks of bob")
