@@ -24,6 +24,7 @@ from x2sam.model.x2sam import X2SAM, FrameFeatures
 Found = tuple[np.ndarray, float]
 """A mask bool (H, W) and its score."""
 
+_SAME = 0.5  # overlap
 _NONE: Mapping[str, MemoryEntry] = {}
 
 
@@ -152,6 +153,9 @@ class ObjectTrack:
         self.scenes = Scenes(side) if not self.mode.shared and model.config.memory.sketch else None
         self.followers = {o.object_id: Follower() for o in objects} if self.scenes is not None else {}
         self.radars = {name: Radar() for name in self.followers}
+        # What was learned last was the model's own answer to a prompt. A person's mask that the walk from there has
+        # missed shows that it led astray: it is unlearned.
+        self.proposed: set[str] = set()
         self.ratings: dict[str, Rating] = {}  # of the frame walked last, of objects that were looked for there
         # what _remember wants; no function of this track, which would keep itself and all its memory alive
         self._unwritten: tuple[FrameFeatures, int, dict[str, torch.Tensor], set[str]] | None = None
@@ -221,11 +225,15 @@ class ObjectTrack:
 
     def _know(self, scenery: Scenery, name: str, anchor: Anchor) -> None:
         follower, radar = self.followers[name], self.radars[name]
+        carried, inside = follower.expect(scenery), scenery.of_picture(anchor.mask)
         if not anchor.walked:
+            if anchor.locked and name in self.proposed and not _alike(carried, inside):
+                follower, radar = self.followers[name], self.radars[name] = Follower(), Radar()
             follower.learn(scenery, anchor.mask)
             radar.learn(scenery, follower)
+            note = self.proposed.discard if anchor.locked else self.proposed.add
+            note(name)
             return
-        carried, inside = follower.expect(scenery), scenery.of_picture(anchor.mask)
         follower.settle(scenery, inside)
         radar.rate(scenery, follower, Look(carried, inside, anchor.score, inside))
 
@@ -297,6 +305,14 @@ class ObjectTrack:
             return
         for object_id, entry in self._entries(features, guidance, frame).items():
             self.walkers[object_id].memory.push(entry, pin=self.mode.pins and object_id in known)
+
+
+def _alike(carried: np.ndarray | None, inside: np.ndarray) -> bool:
+    """Whether two masks (h, w) 0..1 overlap by half; ``carried`` is None where nothing is in sight."""
+    if carried is None:
+        return False
+    both = np.minimum(carried, inside).sum()
+    return bool(both >= _SAME * np.maximum(carried, inside).sum())
 
 
 def _first_of(segments: Segments, sizes: FrameSizes) -> Found:

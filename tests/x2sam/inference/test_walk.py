@@ -211,6 +211,31 @@ def test_what_is_remembered_matters(clip):
     assert not torch.allclose(*logits, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("start", "by_a_person", "unlearned"),
+    [(box(2, 2, 20, 20), False, True), (box(2, 2, 20, 20), True, False), (box(40, 20, 60, 44), False, False)],
+    ids=["missed", "missed, but a person drew the start", "met"],
+)
+def test_a_start_that_led_astray_is_unlearned(sketching_model, tiny_tokenizer, start, by_a_person, unlearned):
+    """The first mask is the model's own answer to a click; on the second frame a person draws the object."""
+    still = looking_at(sketching_model, tiny_tokenizer, count=1).frames[0]
+    clip = looking_at(sketching_model, tiny_tokenizer, count=3)
+    clip.frames[:] = still  # nothing moves, so the mask is carried to where it was
+    thing = tracked(clip, "a", {})
+    thing.anchors = {0: Anchor(0, start, locked=by_a_person), 1: Anchor(1, box(40, 20, 60, 44), locked=True)}
+    track = ObjectTrack(sketching_model, [thing], "pinned")
+    step(clip, track, 0, True)
+    before = track.followers["a"]
+    step(clip, track, 1, False)
+    assert (track.followers["a"] is not before) == unlearned
+    fresh = tracked(clip, "a", {})
+    fresh.anchors = {1: thing.anchors[1]}
+    begun_there = ObjectTrack(sketching_model, [fresh], "pinned")
+    step(clip, begun_there, 1, True)
+    alike = step(clip, track, 2, False)["a"][0] == step(clip, begun_there, 2, False)["a"][0]
+    assert alike.all() or not unlearned
+
+
 def test_looking_remembers_nothing(clip):
     thing = tracked(clip, "a", {})
     walker = Walker(clip.model, thing.condition, thing.rule, MaskMemory())
