@@ -8,7 +8,7 @@ keys and values while it generates. The words generated are those of the templat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 
@@ -72,6 +72,26 @@ def watched(model: X2SAM) -> Iterator[Watch]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def watched_apart(model: X2SAM, conditions: Sequence[Condition]) -> Iterator[list[LevelPrediction | None]]:
+    """The mask decoder's last prediction for each of the conditions, of one prompt each and told apart by their classes
+    (1, K + 1, C), whatever others it was asked for with and in whichever order. Waits for the device at every call."""
+    last: list[LevelPrediction | None] = [None] * len(conditions)
+
+    def hook(module, inputs, output) -> None:
+        asked: Condition = inputs[2]
+        for row, classes in enumerate(asked.classes):
+            for number, condition in enumerate(conditions):
+                if torch.equal(classes, condition.classes[0]):
+                    last[number] = output[-1][row : row + 1]
+
+    handle = model.mask_decoder.register_forward_hook(hook)
+    try:
+        yield last
+    finally:
+        handle.remove()
 
 
 class WordByWord(Interpreter):

@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from x2sam import bench_models
+from x2sam import bench_models, bench_tracks
 from x2sam.bench import TOLERANCE, rows_of, run
 from x2sam.bench_clicks import clicks_of
 from x2sam.bench_models import check_memory, engine_for, random_model, startup_ms
-from x2sam.bench_plan import Plan
-from x2sam.bench_tracks import discs, track_seconds
+from x2sam.bench_plan import Bench, Plan
+from x2sam.bench_tracks import discs, follow_both_ways, track_seconds
 from x2sam.cli import app
 from x2sam.config import tiny, x2sam_4b
 from x2sam.errors import MeasurementError
@@ -116,6 +116,18 @@ def test_models_that_sketch_agree_too(sketching_model, tiny_tokenizer):
     assert result["calls"]["next_click"]["language_model"] == 0
     assert result["calls"]["straightforward_click"]["language_model"] > 2
     assert result["float64_abs_diff"] <= TOLERANCE and result["mask_iou"] == 1.0
+
+
+def test_each_object_is_held_against_itself_though_one_is_out_of_sight(sketching_model, tiny_tokenizer, monkeypatch):
+    """That one has no sketch, so the network is asked for it after the others, and its row comes last."""
+    three = discs((32, 48), 3)
+    three[1] = np.zeros((32, 48), bool)
+    three[1][16, 24] = True  # too small to be followed: out of sight on the next frame
+    monkeypatch.setattr(bench_tracks, "discs", lambda size, count: three)
+    with Engine(sketching_model, tiny_tokenizer, "tiny") as engine, watched(sketching_model) as watch:
+        bench = Bench(engine, watch, replace(SMALL, frames=2), lambda text: None)
+        follow_both_ways(bench, Straightforward(engine, bench.clip, watch), 3, "per-object")
+    assert bench.overlaps == [1.0, 1.0, 1.0] and bench.differences["track"] <= 1e-4
 
 
 def test_outputs_that_differ_are_not_reported(tiny_model, tiny_tokenizer, monkeypatch):
