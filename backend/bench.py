@@ -147,6 +147,9 @@ class InstantSession:
         assert self._frames[frame].shape[:2] == self._mask.shape
         return [Mask(self._mask, 0.9, prompt.object_id or "")]
 
+    def segment_all(self, asked: Sequence[tuple[Prompt, int]], **how: Any) -> list[list[Mask]]:
+        return [self.segment(prompt, frame, **how) for prompt, frame in asked]
+
     def prepare(self, frame: int = 0) -> int:
         return 0
 

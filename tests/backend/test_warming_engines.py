@@ -147,6 +147,7 @@ def test_only_the_latest_click_of_each_person_runs(engine, settings, pictures, h
     """Three people on one task and label, each five quick clicks, while the device is taken."""
     desk = start(engine, replace(settings, warm_tasks=0), pictures)
     answered, waiting = [], engine.scheduler
+    waiting.together = 1  # else clicks of several people go through in one pass
     passes: Counter = Counter()
     hook = engine.model.mask_decoder.register_forward_hook(lambda *_: passes.update(["decoder"]))
     spots = {"ann": 30.0, "bob": 50.0, "cem": 70.0}
@@ -180,8 +181,12 @@ def test_only_the_latest_click_of_each_person_runs(engine, settings, pictures, h
 def test_preparing_waits_behind_clicks(engine, settings, pictures, held):  # noqa: F811
     desk = start(engine, settings, pictures)
     order = []
-    run = engine.scheduler.run
-    engine.scheduler.run = lambda job, how, *rest: run(lambda: order.append(int(how)) or job(), how, *rest)
+    run_all = engine.scheduler.run_all
+
+    def noted(jobs, how, *rest):
+        return run_all([replace(j, work=lambda i, j=j: order.append(int(how)) or j.work(i)) for j in jobs], how, *rest)
+
+    engine.scheduler.run_all = noted
     desk.services.warmer.opened("7", task_of(pictures, 5), config_of(CONFIG), encoded=False)
     wait_for(lambda: engine.scheduler.waiting == 1)
     with ThreadPoolExecutor(1) as pool:
