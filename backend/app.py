@@ -124,9 +124,7 @@ def create_services(
     metrics.count("x2sam_track_pages", "Pages that tracks have come by", lambda: services.tracks.pages_done)
     _watch_features(services)
     _watch_learning(services)
-    watch("x2sam_recording", "1 while prompts are recorded", lambda: float(recorder.recording))
-    watch("x2sam_recording_bytes", "Size of the recording of prompts", lambda: recorder.bytes)
-    metrics.count("x2sam_recorded_requests", "Requests that were recorded", lambda: recorder.requests)
+    _watch_recording(services)
     metrics.watch_engine(lambda: engines.ready_engine.vitals if engines.ready_engine else None)
     watch("x2sam_requests_running", "Requests for predictions that are worked on", lambda: services.admission.running)
     services.remembered.restore()
@@ -167,6 +165,13 @@ def _watch_learning(services: Services) -> None:
     watch("x2sam_training_done", "Steps, then pictures to compare, that are done", read("done"))
     watch("x2sam_training_of", "How many there are", read("of"))
     watch("x2sam_training_waited_seconds", "Time for which the training let people go first", read("waited"))
+
+
+def _watch_recording(services: Services) -> None:
+    recorder, watch = services.recorder, services.metrics.watch
+    watch("x2sam_recording", "1 while prompts are recorded", lambda: float(recorder.recording))
+    watch("x2sam_recording_bytes", "Size of the recording of prompts", lambda: recorder.bytes)
+    services.metrics.count("x2sam_recorded_requests", "Requests that were recorded", lambda: recorder.requests)
 
 
 def _watch_features(services: Services) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from x2sam.data.colours import COLOUR_NAMES, colour_matches
 from x2sam.errors import WeightsError
+from x2sam.inference.mask_signs import LEAST, border, odds, overlaps, sharpness, sigmoid
 
 FILE = Path(__file__).parent.parent / "data" / "pointing.json"
 SIGNS = (
@@ -57,8 +58,6 @@ _APPENDED = re.compile(
     r"|above|below|between|to)\b"
 )
 _FINE = 3  # pixels along the side of a cell that are looked at for its colour
-_MARGIN = 1.0  # of logits, between the two thresholds of "stable"
-_LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,13 @@ def signs_of(asked: Asked, logits: np.ndarray, scores: np.ndarray, heat: np.ndar
     area, cells = masks.sum(1), height * width
     filled = np.maximum(area, 1)
     mean = lambda values: masks @ values.ravel().astype(np.float32) / filled  # noqa: E731
-    odds = np.clip(scores, _LEAST, 1 - _LEAST)
     colour = _share_of_colours(picture, (height, width), asked.colours)
     x, y = (((np.arange(side) + 0.5) / side - 0.5) for side in (width, height))
     across, upright = mean(np.broadcast_to(x, (height, width))), mean(np.broadcast_to(y[:, None], (height, width)))
     size = np.log(area / cells + 1e-3)
     columns = {
-        "score": np.log(odds / (1 - odds)),
-        "heat": mean(_sigmoid(heat)),
+        "score": odds(scores),
+        "heat": mean(sigmoid(heat)),
         "colour": mean(colour),
         "contrast": mean(colour) - (colour.sum() - masks @ colour.ravel()) / np.maximum(cells - area, 1),
         "across": asked.across * across,
@@ -112,10 +110,10 @@ def signs_of(asked: Asked, logits: np.ndarray, scores: np.ndarray, heat: np.ndar
         "small": -size * (asked.size < 0),
         "size": size,
         "size squared": size**2,
-        **_sharpness(logits, masks, filled),
-        "edge": _border(logits > 0),
+        **sharpness(logits),
+        "edge": border(logits > 0),
         "centred": -np.hypot(across, upright),
-        "agreed": _agreement(masks, area, scores),
+        "agreed": overlaps(masks, masks) @ scores / max(scores.sum(), LEAST),
     }
     return np.stack([np.asarray(columns[sign], np.float64) for sign in SIGNS], 1)
 
@@ -150,29 +148,3 @@ def _share_of_colours(picture: np.ndarray, grid: tuple[int, int], colours: tuple
     small = cv2.resize(picture, (width * _FINE, height * _FINE), interpolation=cv2.INTER_AREA)
     fits = colour_matches(small.reshape(-1, 3))[:, list(colours)].reshape(height, _FINE, width, _FINE, -1)
     return fits.mean((1, 3)).max(-1).astype(np.float32)
-
-
-def _sharpness(logits: np.ndarray, masks: np.ndarray, filled: np.ndarray) -> dict[str, np.ndarray]:
-    flat = logits.reshape(len(logits), -1)
-    probability = _sigmoid(flat)
-    certain = np.clip(probability, 1e-6, 1 - 1e-6)
-    entropy = -(certain * np.log(certain) + (1 - certain) * np.log(1 - certain)).sum(1)
-    return {
-        "inside": (masks * probability).sum(1) / filled,
-        "stable": ((flat > _MARGIN).sum(1) + 1) / ((flat > -_MARGIN).sum(1) + 1),
-        "blurred": entropy / np.sqrt(filled * flat.shape[1]),
-    }
-
-
-def _border(masks: np.ndarray) -> np.ndarray:
-    return np.concatenate([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1).mean(1)
-
-
-def _agreement(masks: np.ndarray, area: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    both = masks @ masks.T
-    overlap = both / np.maximum(area[:, None] + area - both, 1.0)
-    return overlap @ scores / max(scores.sum(), _LEAST)
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(values, -30, 30)))

@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from x2sam.errors import WeightsError
+from x2sam.inference.mask_signs import LEAST, border, odds, overlaps, sharpness, sigmoid
 from x2sam.inference.query_masks import Prediction
 from x2sam.model.x2sam import EncodedFrame
 from x2sam.structures import Mask
@@ -43,8 +44,6 @@ FOUND = (
 """Signs of a mask."""
 MISSED = ("score", "second", "named", "one")
 """Signs of a name without a mask: its best and second best score, as log-odds."""
-_MARGIN = 1.0  # of logits, between the two thresholds of "stable"
-_LEAST = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,37 +119,26 @@ def signs_of(prediction: Prediction, masks: Sequence[Mask], names: int) -> tuple
     sharp, asked = logits > 0, np.log(max(names, 1))
     size = logits.shape[:0:-1]  # as OpenCV has it
     flat = sharp.reshape(len(sharp), -1).astype(np.float32)
-    areas = flat.sum(1)
     rows = []
     for mask in masks:
         small = cv2.resize(mask.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         answer = (small > 0.5 if (small > 0.5).any() else small > 0).astype(np.float32)
-        overlaps = _ious(flat, areas, answer.ravel())
-        query = int(overlaps.argmax())
-        rivals = _ious(flat, areas, flat[query])
+        agreed = overlaps(flat, answer.reshape(1, -1))[:, 0]
+        query = int(agreed.argmax())
+        rivals = overlaps(flat, flat[query, None])[:, 0]
+        looks = (float(value[0]) for value in sharpness(logits[query, None]).values())
         shares = scores[:, min(mask.category, scores.shape[1] - 1)].copy()
         score, shares[query] = shares[query], 0.0
         rows.append(
             (
-                _odds(score), *_sharpness(logits[query]), overlaps[query],
-                float((rivals * shares).sum() / max(shares.sum(), _LEAST)), *_shape(answer), asked, 1.0,
+                odds(score), *looks, agreed[query],
+                float((rivals * shares).sum() / max(shares.sum(), LEAST)), *_shape(answer), asked, 1.0,
             )
         )  # fmt: skip
     without = sorted(set(range(min(names, scores.shape[1]))) - {mask.category for mask in masks})
     best = np.sort(scores, axis=0)[::-1]
-    lacking = [(_odds(best[0, k]), _odds(best[min(1, len(best) - 1), k]), asked, 1.0) for k in without]
+    lacking = [(odds(best[0, k]), odds(best[min(1, len(best) - 1), k]), asked, 1.0) for k in without]
     return np.array(rows, np.float32).reshape(-1, len(FOUND)), np.array(lacking, np.float32).reshape(-1, len(MISSED))
-
-
-def _sharpness(logits: np.ndarray) -> tuple[float, float, float]:
-    """``inside``, ``stable`` and ``blurred`` of a query's logits (h, w)."""
-    inside = logits > 0
-    probability = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-    certain = np.clip(probability, 1e-6, 1 - 1e-6)
-    entropy = -(certain * np.log(certain) + (1 - certain) * np.log(1 - certain)).sum()
-    stable = ((logits > _MARGIN).sum() + 1) / ((logits > -_MARGIN).sum() + 1)
-    mean = float(probability[inside].mean()) if inside.any() else 0.0
-    return mean, float(stable), float(entropy / np.sqrt(inside.sum() * logits.size + 1) * 8)
 
 
 def _shape(answer: np.ndarray) -> tuple[float, float, float, float]:
@@ -159,21 +147,9 @@ def _shape(answer: np.ndarray) -> tuple[float, float, float, float]:
     share = area / answer.size
     _, _, stats, _ = cv2.connectedComponentsWithStats(answer.astype(np.uint8))
     largest = stats[1:, cv2.CC_STAT_AREA].max(initial=0)
-    border = np.concatenate([answer[0], answer[-1], answer[:, 0], answer[:, -1]])
-    return float(-np.log(share + 1e-3)), share, float(largest / max(area, 1.0)), float(border.mean())
-
-
-def _ious(flat: np.ndarray, areas: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """float32 (n,): IoU of masks (n, cells) with one."""
-    both = flat @ other
-    return both / np.maximum(areas + other.sum() - both, 1.0)
-
-
-def _odds(score: float) -> float:
-    score = min(max(float(score), _LEAST), 1 - _LEAST)
-    return float(np.log(score / (1 - score)))
+    return float(-np.log(share + 1e-3)), share, float(largest / max(area, 1.0)), float(border(answer[None])[0])
 
 
 def _logistic(signs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(signs @ weights, -30, 30)))
+    return sigmoid(signs @ weights)
 

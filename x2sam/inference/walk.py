@@ -24,7 +24,7 @@ from x2sam.model.x2sam import X2SAM, FrameFeatures
 Found = tuple[np.ndarray, float]
 """A mask bool (H, W) and its score."""
 
-_SAME = 0.5  # overlap
+_SAME = 0.5  # IoU from which a mask that was carried along is the one that a person drew
 _NONE: Mapping[str, MemoryEntry] = {}
 
 
@@ -153,8 +153,8 @@ class ObjectTrack:
         self.scenes = Scenes(side) if not self.mode.shared and model.config.memory.sketch else None
         self.followers = {o.object_id: Follower() for o in objects} if self.scenes is not None else {}
         self.radars = {name: Radar() for name in self.followers}
-        # What was learned last was the model's own answer to a prompt. A person's mask that the walk from there has
-        # missed shows that it led astray: it is unlearned.
+        # All that was learned of these is the model's own answer to a prompt. A person's mask that the walk from there
+        # has missed shows that it led astray: it is unlearned.
         self.proposed: set[str] = set()
         self.ratings: dict[str, Rating] = {}  # of the frame walked last, of objects that were looked for there
         # what _remember wants; no function of this track, which would keep itself and all its memory alive
@@ -224,16 +224,18 @@ class ObjectTrack:
         return found
 
     def _know(self, scenery: Scenery, name: str, anchor: Anchor) -> None:
+        if anchor.locked and name in self.proposed:
+            self.proposed.discard(name)
+            if not _alike(self.followers[name].expect(scenery), scenery.of_picture(anchor.mask)):
+                self.followers[name], self.radars[name] = Follower(), Radar()
         follower, radar = self.followers[name], self.radars[name]
-        carried, inside = follower.expect(scenery), scenery.of_picture(anchor.mask)
         if not anchor.walked:
-            if anchor.locked and name in self.proposed and not _alike(carried, inside):
-                follower, radar = self.followers[name], self.radars[name] = Follower(), Radar()
+            if not anchor.locked and not follower.size:
+                self.proposed.add(name)
             follower.learn(scenery, anchor.mask)
             radar.learn(scenery, follower)
-            note = self.proposed.discard if anchor.locked else self.proposed.add
-            note(name)
             return
+        carried, inside = follower.expect(scenery), scenery.of_picture(anchor.mask)
         follower.settle(scenery, inside)
         radar.rate(scenery, follower, Look(carried, inside, anchor.score, inside))
 

@@ -236,6 +236,19 @@ def test_a_start_that_led_astray_is_unlearned(sketching_model, tiny_tokenizer, s
     assert alike.all() or not unlearned
 
 
+def test_what_a_person_drew_first_is_never_unlearned(sketching_model, tiny_tokenizer):
+    """A person's mask, then a prompt's, then a person's that the walk has missed."""
+    clip = looking_at(sketching_model, tiny_tokenizer, count=3)
+    thing = tracked(clip, "a", {1: box(2, 2, 20, 20)})
+    thing.anchors |= {k: Anchor(k, box(*at), locked=True) for k, at in ((0, (2, 2, 20, 20)), (2, (40, 20, 60, 44)))}
+    track = ObjectTrack(sketching_model, [thing], "pinned")
+    step(clip, track, 0, True)
+    before = track.followers["a"]
+    for frame in (1, 2):
+        step(clip, track, frame, False)
+    assert track.followers["a"] is before
+
+
 def test_looking_remembers_nothing(clip):
     thing = tracked(clip, "a", {})
     walker = Walker(clip.model, thing.condition, thing.rule, MaskMemory())
