@@ -16,8 +16,8 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from backend.carried import Known
 from backend.earlier_pages import EarlierPages
@@ -41,7 +41,8 @@ from backend.journal_tracks import (
 )
 from backend.logs import loggable, where
 from backend.look_list import LookLists
-from backend.tracking import Track, pages_wanted, session_opener, untouched
+from backend.track_job import LOOK_UP, Found, Progress, TrackJob
+from backend.tracking import Track, session_opener, untouched
 from backend.video_addresses import same_pages
 from x2sam.errors import CancelledError
 
@@ -51,94 +52,8 @@ _WAITING = 32
 _ENDED = 16
 _LOOKED = 1024
 _TRIES = 8
-_LOOK_UP = 0.25  # seconds after which a request that waits looks whether the server stops
 
-Found = Mapping[int, Mapping[str, Known]]
 FramesOf = Callable[[Sequence[str]], TaskFrames]
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """How a track stands. ``left`` are the seconds that it will take, where that can be told; ``done`` and ``total``
-    are pages; ``begun``: it waits for no other track."""
-
-    found: Found
-    done: int
-    total: int
-    state: str
-    problem: str | None = None
-    left: float | None = None
-    begun: bool = True
-
-
-class TrackJob:
-    """One track, with what was found so far. Threads may share it."""
-
-    def __init__(self, record: TrackRecord, found: Found):
-        self.record = record
-        self.person = record.person
-        self._changed = threading.Condition()
-        self._found: dict[int, dict[str, Known]] = {page: dict(masks) for page, masks in found.items()}
-        self._wanted = pages_wanted(record.objects, record.reach, len(record.pages))
-        for one in record.objects:
-            for page in one.known.keys() & self._wanted[one.object_id]:
-                self._found.setdefault(page, {})[one.object_id] = one.known[page]
-        self._state, self._problem = record.state, record.problem
-        self._began: tuple[float, int] | None = None
-        self._taken = False
-        self.cancelled = False
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(one.object_id for one in self.record.objects)
-
-    @property
-    def running(self) -> bool:
-        return self._state == RUNNING
-
-    def progress(self) -> Progress:
-        """How it stands now."""
-        with self._changed:
-            found = {page: dict(masks) for page, masks in self._found.items()}
-            done, total, left = self._done(), len(set().union(*self._wanted.values())), None
-            if self._began is not None and done > self._began[1]:
-                left = (total - done) * (time.monotonic() - self._began[0]) / (done - self._began[1])
-            return Progress(found, done, total, self._state, self._problem, left, self._taken)
-
-    def wait(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Progress:
-        """How it stands when it has ended, or after so many seconds, or when the server stops."""
-        end = time.monotonic() + seconds
-        with self._changed:
-            while self.running and not stopping() and (left := end - time.monotonic()) > 0:
-                self._changed.wait(min(left, _LOOK_UP))
-        return self.progress()
-
-    def taken(self) -> None:
-        """It has a thread and waits for no other track any more."""
-        self._taken = True
-
-    def began(self) -> None:
-        """Its thread starts to work."""
-        with self._changed:
-            self._began = (time.monotonic(), self._done())
-
-    def add(self, page: int, masks: Mapping[str, Known]) -> None:
-        """New masks of a page."""
-        with self._changed:
-            self._found.setdefault(page, {}).update(masks)
-
-    def end(self, state: str, problem: str | None = None) -> None:
-        """It does not run any more."""
-        with self._changed:
-            self._state, self._problem = state, problem
-            self._changed.notify_all()
-
-    def _done(self) -> int:
-        pages = set().union(*self._wanted.values())
-        return sum(
-            all(name in self._found.get(page, ()) for name, wanted in self._wanted.items() if page in wanted)
-            for page in pages
-        )
 
 
 class Tracks:
@@ -367,7 +282,7 @@ class Tracks:
         """The engine: nobody waits for this, so loading it may take its time."""
         while True:
             try:
-                return self._engines.wait(_LOOK_UP)
+                return self._engines.wait(LOOK_UP)
             except ModelUnavailableError:
                 if self._engines.state != "loading" or self._stopping or job.cancelled:
                     raise

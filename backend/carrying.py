@@ -1,21 +1,18 @@
 """Objects over the pages of a task, for one request: which command was typed, what comes along, and what is told.
 
-Tracks go on in the background (:mod:`backend.background`); a request waits for its own as long as it may. What a track
-found since belongs to who began it: the person whose draft came along then, or, where there was none, whoever has its
-objects on the screen. It comes with their next prompt, but never on a page that is theirs.
+Tracks go on in the background (:mod:`backend.background`); a request waits for its own as long as it may. What one of
+them found since (:mod:`backend.own_tracks`) comes with the next prompt, but never on a page that is the person's.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2s
 
 from backend import replies
 from backend.answers import Found, Reply, Services
-from backend.background import Progress, TrackJob
-from backend.carried import Carried, Known, Screen, fingerprint
+from backend.carried import Carried, Known, Screen
 from backend.continued import bring, joined
 from backend.earlier_pages import EarlierPages
 from backend.engines import Engine
@@ -25,13 +22,14 @@ from backend.frames import TaskFrames
 from backend.history import History
 from backend.journal_tracks import RUNNING, STOPPED, TrackRecord
 from backend.label_config import ControlTag, LabelConfig, ObjectTag
+from backend.own_tracks import OwnTracks, with_drawn
 from backend.page_commands import SAYINGS, waiting
-from backend.prompts import Ask, all_name, text_name
+from backend.prompts import Ask, text_name
 from backend.protocol import DrawnRegion, Task, TypedText
 from backend.remembered import PackedMask
+from backend.track_job import Progress
 from backend.track_replies import BEGUN_AGAIN, NOTHING_RUNS, Carriage, about_news, about_track
 from backend.tracking import Order, Reach, order_of, pages_wanted
-from backend.video_addresses import same_pages
 from x2sam.stages import stage
 from x2sam.structures import Mask, Prompt
 
@@ -80,6 +78,11 @@ class Carrier:
     @property
     def engine(self) -> Engine:
         return self.services.engines.wait(self.services.settings.load_wait)
+
+    @property
+    def own(self) -> OwnTracks:
+        """The tracks of the person who asks."""
+        return OwnTracks(self.services, self.task, self.frames, self.work, self.earlier)
 
     def tracks(self, region: DrawnRegion) -> bool:
         """Whether a region was drawn with a tag that asks for all pages, and they can be had."""
@@ -151,10 +154,10 @@ class Carrier:
         if not new:
             return given
         screen = self.screen()
-        with_drawn = _with_drawn(screen, new)
-        objects = [with_drawn.get(name) or screen.object(name, labels[name], masks) for name, masks in new.items()]
+        shown = with_drawn(screen, new)
+        objects = [shown.get(name) or screen.object(name, labels[name], masks) for name, masks in new.items()]
         last, done = given[-1], {(name, page) for name, masks in new.items() for page in masks}
-        more = self.carry_or_tell(last.ask, objects, Reach(), done, self._apart(new))
+        more = self.carry_or_tell(last.ask, objects, Reach(), done, self.own.apart(new))
         whole = replace(last, sentence=f"{last.sentence} {more.sentence}", carried=more.carried)
         return [*given[:-1], replace(whole, others=[*last.others, *more.others])]
 
@@ -180,7 +183,7 @@ class Carrier:
 
     def screen(self) -> Screen:
         """What the person has on the screen, as objects that can be carried."""
-        return Screen.of(self.task.id, self.work, self.services.remembered, self.frames.size_of)
+        return self.own.screen()
 
     def carry(
         self, ask: Ask, objects: Sequence[Carried], reach: Reach, answered: set[tuple[str, int]] = frozenset(),
@@ -195,9 +198,9 @@ class Carrier:
         if all(wanted[one.object_id] <= one.kept for one in objects):
             return Reply(ask, replies.ALL_KEPT)
         self.services.engines.wait(self.services.settings.load_wait)
-        job = self.services.tracks.take_up(self._record(objects, reach), self._is_mine)
+        job = self.services.tracks.take_up(self.own.record(objects, reach), self.own.is_mine)
         for record in apart:
-            self.services.tracks.take_up(record, self._is_mine)
+            self.services.tracks.take_up(record, self.own.is_mine)
         left = self.services.settings.track_seconds - (time.monotonic() - self.begun)
         with stage("segment"):
             progress = job.wait(left, lambda: self.services.admission.stopping)
@@ -231,13 +234,14 @@ class Carrier:
                 known = Known(PackedMask.of(found.mask.mask), found.mask.score)
                 new.setdefault(found.object_id, {})[self._page_of(reply, found)] = known
         whole = given[-1]
-        for job, names in self._newest(new):
-            if not (names & new.keys() or self._untold(job, names)):
+        for job, names in self.own.newest(new):
+            if not (names & new.keys() or self.own.untold(job, names)):
                 continue
-            objects = self._now(job, new)
+            objects = self.own.now(job, new)
             if job.running and _corrected(job.record.objects, objects):
                 try:
-                    job = self.services.tracks.take_up(self._record(objects, job.record.reach, job), self._is_mine)
+                    again = self.own.record(objects, job.record.reach, job)
+                    job = self.services.tracks.take_up(again, self.own.is_mine)
                     told = BEGUN_AGAIN
                 except OverloadedError as error:
                     told = str(error)
@@ -254,7 +258,7 @@ class Carrier:
     def predicted(self) -> Reply | None:
         """What tracks that ended have found, but for masks that a person made; None where that is nothing, where one
         still runs, or where it is several people's."""
-        jobs = self._jobs()
+        jobs = self.own.jobs()
         people = {job.person for job in jobs if job.person is not None}
         if any(job.running for job in jobs) or len(people) > 1:
             return None
@@ -274,7 +278,7 @@ class Carrier:
 
     def _stop(self, ask: Ask) -> Reply:
         """Ends the person's tracks; what they found is shown."""
-        jobs = [job for job in self._jobs() if job.running and self._is_mine(job)]
+        jobs = [job for job in self.own.jobs() if job.running and self.own.is_mine(job)]
         if not jobs:
             return Reply(ask, NOTHING_RUNS)
         given = []
@@ -283,7 +287,7 @@ class Carrier:
             progress = job.wait(_STOP_SECONDS)
             if progress.state == RUNNING:  # it is in the middle of a page, and goes no further
                 progress = replace(progress, state=STOPPED)
-            given.append(self._reply(ask, self._now(job), progress))
+            given.append(self._reply(ask, self.own.now(job), progress))
         carried = [found for reply in given for found in reply.carried]
         others = [found for reply in given for found in reply.others]
         return Reply(ask, " ".join(reply.sentence for reply in given), others=others, carried=carried)
@@ -303,103 +307,16 @@ class Carrier:
         sentence = about_track(told, progress)
         return Reply(ask, sentence, others=others, carried=carried)
 
-    def _jobs(self) -> list[TrackJob]:
-        """The tracks on these pages, the oldest first; the task may have had others."""
-        jobs = self.services.tracks.of_task(self.task.id)
-        return [job for job in jobs if same_pages(job.record.pages, self.frames.addresses)]
-
-    def _newest(self, new: Iterable[str]) -> Iterator[tuple[TrackJob, set[str]]]:
-        """The person's tracks, the newest first, each with the objects that it is the newest of: what earlier ones
-        found of them counts no more. ``new`` are objects that this request is about."""
-        covered: set[str] = set()
-        for job in reversed(self._jobs()):
-            if self._is_mine(job, new):
-                names = job.names - covered
-                covered |= names
-                if names and not job.cancelled:
-                    yield job, names
-
-    def _untold(self, job: TrackJob, names: Collection[str]) -> bool:
-        """Whether a track found masks of these objects that no answer had yet."""
-        known = {one.object_id: one.known.keys() for one in job.record.objects}
-        return any(
-            page not in known[name] and not self._was_told(name, page, mask)
-            for page, masks in job.progress().found.items()
-            for name, mask in masks.items()
-            if name in names
-        )
-
-    def _was_told(self, name: str, page: int, known: Known) -> bool:
-        return any(step.mask == known.mask for step in self.services.remembered.steps(self.task.id, name, page))
-
     def _news(self, one: Carried, progress: Progress) -> list[Found]:
         """What was found of an object and is not on the screen: all of it while none was accepted, since a new answer
         takes suggestions away; else what was not told yet."""
         found = {page: masks[one.object_id] for page, masks in progress.found.items() if one.object_id in masks}
         found = {page: known for page, known in found.items() if page not in one.known and page not in one.kept}
-        fresh = [page for page, known in sorted(found.items()) if not self._was_told(one.object_id, page, known)]
+        fresh = [page for page, known in sorted(found.items()) if not self.own.was_told(one.object_id, page, known)]
         if fresh and not any(region.object_id == one.object_id for region in self.work.regions):
             fresh = sorted(found)
         control = self._control_of(one)
         return [_on_page(one, control, page, found[page]) for page in fresh]
-
-    def _now(self, job: TrackJob, new: Mapping[str, Mapping[int, Known]] | None = None) -> list[Carried]:
-        """The objects of a track as they are known now; ``new`` are masks that this request found."""
-        new, screen = new or {}, self.screen()
-        on_screen = _with_drawn(screen, new)
-        objects = []
-        for one in job.record.objects:
-            now = on_screen.get(one.object_id) or screen.object(one.object_id, one.label, new.get(one.object_id))
-            if not now.seen:
-                now = replace(now, known={**one.known, **now.known})
-            before = {page: known for page, known in one.known.items() if page < 0}
-            objects.append(replace(now, known={**before, **now.known}, shape=now.shape or one.shape))
-        return objects
-
-    def _apart(self, names: Mapping[str, object]) -> list[TrackRecord]:
-        """What is left of the person's running tracks without objects that are tracked anew by themselves."""
-        records = []
-        for job in self._jobs():
-            runs = job.running and not job.cancelled and self._is_mine(job, names)
-            if runs and names.keys() & job.names and job.names - names.keys():
-                rest = [one for one in self._now(job) if one.object_id not in names]
-                records.append(self._record(rest, job.record.reach, job))
-        return records
-
-    def _record(self, objects: Sequence[Carried], reach: Reach, job: TrackJob | None = None) -> TrackRecord:
-        """What a track is about; equal for whoever asks the same."""
-        pages = self.frames.addresses
-        before = self.earlier.addresses if self.earlier is not None else ()
-        earlier = job.record.earlier if job is not None else before
-        version = self.services.model_version
-        about = (self.task.id, version, pages, earlier, reach, fingerprint(objects))
-        name = blake2s(repr(about).encode("utf-8", "replace"), digest_size=16).hexdigest()
-        whole = (name, self.task.id, self._person, pages, tuple(objects), reach, earlier, version)
-        return TrackRecord(*whole, project=self.task.project)
-
-    @property
-    def _person(self) -> str | None:
-        """Stands for the person whose draft came with the request."""
-        if self.work.person is None:
-            return None
-        return blake2s(self.work.person.encode("utf-8", "replace"), digest_size=8).hexdigest()
-
-    def _is_mine(self, job: TrackJob, names: Iterable[str] = ()) -> bool:
-        if job.person is not None:
-            return job.person == self._person
-        return bool(job.names & {*names, *self._names()})
-
-    def _names(self) -> set[str]:
-        """Objects that are on the person's screen, or that prompts there found."""
-        remembered, task_id = self.services.remembered, self.task.id
-        names = {region.object_id for region in self.work.regions}
-        roots = [text_name(task_id, text) for text in self.work.texts]
-        for prompt in self.work.prompts:
-            names.add(remembered.object_of(task_id, prompt.label or "", [prompt.id]) or "")
-            roots.append(all_name(task_id, prompt.label, prompt.id))
-        for root in roots:
-            names.update(remembered.family(task_id, root))
-        return names
 
     def _page_of(self, reply: Reply, found: Found) -> int:
         return reply.ask.frame if found.page is None else found.page
@@ -413,11 +330,6 @@ class Carrier:
             if control.shape == one.shape and any(label.value == one.label for label in control.labels):
                 return control
         return self.config.output(self.tag.name, None, one.label)
-
-
-def _with_drawn(screen: Screen, new: Mapping[str, Mapping[int, Known]]) -> dict[str, Carried]:
-    """What is on a screen by name, with the masks drawn by hand that belong to it; empty where there are none."""
-    return {one.object_id: one for one in screen.objects(new=new)} if screen.work.drawn else {}
 
 
 def _on_page(one: Carried, control: ControlTag, page: int, known: Known) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -70,9 +71,8 @@ def preannotate_tasks(
     A prediction's score is lowest where the answer is probably wrong and nothing like it comes before: by "Uncertainty
     sampling" Label Studio hands out the most useful tasks first.
     """
-    console = Console(stderr=True)
     listed = tuple(label.strip() for label in labels.split(",") if label.strip())
-    with told(console):
+    with told(Console(stderr=True)):
         settings = Settings.from_environment().with_options(model=model, device=device)
         if (project is None) == (folder is None):
             raise SettingsError("Give either --project ID or --folder DIR.")
@@ -81,38 +81,62 @@ def preannotate_tasks(
         if strange := [name for name, value in (of_project if folder else of_folder).items() if value]:
             other = "--project" if folder else "--folder"
             raise SettingsError(f"{', '.join(strange)} belongs to {other}; leave it out.")
-        # late: the model's base class depends on what is installed
-        from backend.preannotate import Wanted, preannotate
-        from backend.preannotate_engines import ENGINES, Place
-        from backend.wsgi import loader_for
-
-        if engine not in ENGINES:
-            raise SettingsError(f"There is no engine {engine!r}; choose one of {', '.join(ENGINES)}.")
-        state = Path(settings.state_dir).expanduser() / "preannotate"
-    if folder is not None:
-        with told(console):
+        if folder is not None:
             asked = _about_folder(listed, prompt.strip(), label_config)
             wanted = _folder_of(folder, out, media_prefix, format or [], budget, model_version.strip())
-            place = Place(replace(settings, media_dirs=(str(wanted.pictures),)), state, loader_for)
-            with progress_bar() as report:
-                found = _in_folder(wanted, asked, lambda one: ENGINES[engine](place, one), report)
-            _tell_folder(found, wanted.out)
-            write_result(json_file, asdict(found))
-        raise typer.Exit(1 if found.failed else 0)
-    with told(console):
-        api = LabelStudioApi(settings, rate=rate)
-        wanted = Wanted(project, tuple(tasks or ()), listed, prompt.strip(), budget, model_version.strip(), use)
-        place = Place(settings, state, loader_for)
-        with progress_bar() as report:
-            done = preannotate(api, wanted, lambda asked: ENGINES[engine](place, asked), state, report)
-        result = asdict(done)
+            failed = _in_folder(settings, wanted, asked, engine, json_file)
+        else:
+            # late, as below: the model's base class depends on what is installed
+            from backend.preannotate import Wanted
+
+            whole = (project, tuple(tasks or ()), listed, prompt.strip(), budget, model_version.strip(), use)
+            failed = _in_project(settings, Wanted(*whole), engine, rate, review, json_file)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _in_project(
+    settings: Settings, wanted, engine: str, rate: float, review: Path | None, json_file: Path | None
+) -> int:  # fmt: skip
+    """How many tasks have no answer."""
+    from backend.preannotate import preannotate
+
+    open_predictor = _opener(settings, engine)
+    api, state = LabelStudioApi(settings, rate=rate), _state(settings)
+    with progress_bar() as report:
+        done = preannotate(api, wanted, open_predictor, state, report)
+    result = asdict(done)
     _tell(done)
-    with told(console):
-        if review is not None:
-            result["review"] = _review(api, settings, done, state, review)
-        write_result(json_file, result)
-    if done.failed:
-        raise typer.Exit(1)
+    if review is not None:
+        result["review"] = _review(api, settings, done, state, review)
+    write_result(json_file, result)
+    return done.failed
+
+
+def _in_folder(settings: Settings, wanted, asked, engine: str, json_file: Path | None) -> int:
+    """How many pictures have no answer."""
+    from backend.preannotate_folder import preannotate_folder
+
+    open_predictor = _opener(replace(settings, media_dirs=(str(wanted.pictures),)), engine)
+    with progress_bar() as report:
+        done = preannotate_folder(wanted, asked, open_predictor, report)
+    _tell_folder(done, wanted.out)
+    write_result(json_file, asdict(done))
+    return done.failed
+
+
+def _state(settings: Settings) -> Path:
+    return Path(settings.state_dir).expanduser() / "preannotate"
+
+
+def _opener(settings: Settings, engine: str) -> Callable:
+    """What opens a predictor for what is asked, on the engine of this name."""
+    from backend.preannotate_engines import ENGINES, Place
+    from backend.wsgi import loader_for
+
+    if engine not in ENGINES:
+        raise SettingsError(f"There is no engine {engine!r}; choose one of {', '.join(ENGINES)}.")
+    place = Place(settings, _state(settings), loader_for)
+    return lambda asked: ENGINES[engine](place, asked)
 
 
 def _about_folder(labels: tuple[str, ...], prompt: str, file: Path | None):
@@ -139,12 +163,6 @@ def _folder_of(pictures: Path, out: Path | None, prefix: str, formats: list[str]
     if strange := sorted(set(formats) - FORMATS.keys()):
         raise SettingsError(f"There is no format {strange[0]!r}; choose one of {', '.join(FORMATS)}.")
     return Folder(pictures.resolve(), out.resolve(), prefix, tuple(dict.fromkeys(formats)), budget, version)
-
-
-def _in_folder(wanted, asked, open_predictor, report):
-    from backend.preannotate_folder import preannotate_folder
-
-    return preannotate_folder(wanted, asked, open_predictor, report)
 
 
 def _tell_folder(done, out: Path) -> None:

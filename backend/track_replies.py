@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.background import Progress
 from backend.journal_tracks import FINISHED, RUNNING
 from backend.replies import page_ranges
+from backend.track_job import Progress
 
 NOTHING_RUNS = "There is nothing to stop: none of your tracks runs here."
 BEGUN_AGAIN = "It is being tracked again with this correction; type track to see how far."

@@ -22,11 +22,11 @@ from video_clips import write_clip
 
 from backend import background
 from backend.app import close_app, create_app
-from backend.background import TrackJob
 from backend.carried import Carried, Known
 from backend.journal import Journal
 from backend.journal_tracks import TrackRecord, state_rows
 from backend.remembered import PackedMask
+from backend.track_job import TrackJob
 from backend.tracking import Reach
 from backend.video_addresses import frame_address
 from backend.video_library import VideoLibrary

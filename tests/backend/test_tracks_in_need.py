@@ -15,6 +15,7 @@ from reading import regions, sentences
 
 from backend import background
 from backend.app import close_app, create_app
+from backend.track_job import TrackJob
 
 STOP = 4  # the first page that waits to be let through
 
@@ -60,7 +61,7 @@ def mask_at(left):
 
 
 def test_time_is_up_before_it_begins(desk, gate, monkeypatch):
-    monkeypatch.setattr(background.TrackJob, "began", lambda job: gate.wait(5))
+    monkeypatch.setattr(TrackJob, "began", lambda job: gate.wait(5))
     entry = desk(point(50, 50, 0))
     assert "waiting for other tracks" not in sentences(entry)[0]
 
