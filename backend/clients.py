@@ -126,6 +126,11 @@ class LabelStudioClient:
             return "personal"
         return "legacy" if self._token.header().get("Authorization", "").startswith("Token ") else "access"
 
+    @property
+    def has_token(self) -> bool:
+        """Whether the settings have one."""
+        return bool(self._key)
+
     def secrets(self) -> list[str]:
         return [self._key, self._access]
 

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from backend.errors import EXPECTED, BadRequestError, SettingsError
+from backend.console import counted, progress_bar, read_text, told, write_result
+from backend.errors import BadRequestError, SettingsError
 from backend.export_dataset import Choices, Splits
 from backend.export_rows import SKIPPED, shapes_of
-from backend.export_run import Exported, Report, Wanted, export
+from backend.export_run import Exported, Wanted, export
 from backend.export_sources import JsonFile, Project, TaskSource
-from backend.export_staging import ExportError
 from backend.export_tasks import Policy
 from backend.label_studio_api import LabelStudioApi
 from backend.settings import Settings
-
-_WORDS = {
-    "tasks": "reading tasks", "files": "writing files", "masks": "reading masks", "items": "sending masks",
-    "pictures": "fetching pictures", "training": "learning", "comparing": "comparing",
-    "predictions": "pre-annotating", "scores": "settling scores", "overlays": "drawing what was found",
-    "requests": "replaying",
-}  # fmt: skip
 
 
 def export_masks(
@@ -44,7 +33,7 @@ def export_masks(
     ] = "latest",
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Take skipped annotations as well.")] = False,
     overlap: Annotated[
-        str, typer.Option(help="Pixels of several objects: keep, or only top, small(est), void (nobody's).")
+        str, typer.Option(help="Whose are pixels of several objects: keep (all), top, small (smallest), void (nobody).")
     ] = "keep",
     pages: Annotated[str, typer.Option(help="Pages of a submitted task that count: all, or only marked ones.")] = "all",
     shapes: Annotated[
@@ -94,24 +83,6 @@ def _source(project: int | None, from_json: Path | None, label_config: Path | No
     return Project(LabelStudioApi(Settings.from_environment()), project)
 
 
-def read_text(path: Path) -> str:
-    """The text of a small file; :class:`ExportError` where there is none."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path} can't be read as text; check the path.") from error
-
-
-def write_result(path: Path | None, result: Mapping[str, Any]) -> None:
-    """The result as a file, where one was asked for; :class:`ExportError` where it can't be written."""
-    if path is None:
-        return
-    try:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"{path} can't be written ({error.strerror}); all else is done.") from error
-
-
 def parse_size(written: str) -> tuple[int, int] | None:
     """(H, W) of ``WIDTHxHEIGHT``; None of nothing.
 
@@ -127,7 +98,8 @@ def parse_size(written: str) -> tuple[int, int] | None:
 
 def _tell(done: Exported, out: Path) -> None:
     before = f", {done.reused} of them read before" if done.reused else ""
-    typer.echo(f"{done.masks} masks of {done.items} pictures and videos in {out} ({done.tasks} tasks{before}).")
+    items = counted(done.items, "picture or video", "pictures and videos")
+    typer.echo(f"{counted(done.masks, 'mask')} of {items} in {out} ({counted(done.tasks, 'task')}{before}).")
     for kind, found in done.skipped.items():
         tasks = ", ".join(map(str, found["first_tasks"]))
         typer.echo(f"  not in it: {found['count']} {SKIPPED[kind]} (tasks {tasks}{_more(found)})", err=True)
@@ -135,35 +107,3 @@ def _tell(done: Exported, out: Path) -> None:
 
 def _more(found: dict) -> str:
     return " ..." if found["count"] > len(found["first_tasks"]) else ""
-
-
-@contextmanager
-def told(console: Console) -> Iterator[None]:
-    """What is expected to go wrong ends the command with its sentence."""
-    try:
-        yield
-    except EXPECTED as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
-
-
-@contextmanager
-def progress_bar() -> Iterator[Report]:
-    """A bar on a terminal, nothing elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bars: dict[str, object] = {}
-
-        def report(what: str, done: int, whole: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(_WORDS[what], total=None)
-            progress.update(bars[what], completed=done, total=whole or None)
-
-        yield report

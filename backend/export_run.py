@@ -35,7 +35,10 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to export. ``earlier`` is the manifest whose numbers stay; without it that of the directory itself."""
+    """What to export. ``earlier`` is the manifest whose numbers stay; without it that of the directory itself.
+
+    :raises ExportError: there is no such format.
+    """
 
     format: str
     out: Path
@@ -43,6 +46,10 @@ class Wanted:
     choices: Choices = field(default_factory=Choices)
     splits: Splits = field(default_factory=Splits)
     earlier: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ExportError(f"There is no format {self.format!r}; choose one of {', '.join(FORMATS)}.")
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,6 @@ def export(source: TaskSource, wanted: Wanted, report: Report) -> Exported:
     :raises ExportError: the source or a file is damaged, or the directory holds something else.
     :raises LabelStudioError: Label Studio can't be reached or refuses.
     """
-    if wanted.format not in FORMATS:
-        raise ExportError(f"There is no format {wanted.format!r}; choose one of {', '.join(FORMATS)}.")
     _check_directory(wanted)
     options = json.dumps([source.name, asdict(wanted.policy)], default=sorted, sort_keys=True)
     staging = Staging(wanted.out / _STAGING, options)

@@ -177,12 +177,13 @@ class Staging:
         return (_drawn(row) for row in self.rows(query, (item, *where.values())))
 
     def close(self, finished: bool = False) -> None:
-        """``finished``: nothing of it is needed any more."""
+        """``finished``: nothing of it is needed any more. Where nothing was taken yet no file stays either."""
         with told(self._path):
+            taken = self.database.execute("SELECT EXISTS (SELECT 1 FROM task)").fetchone()[0]
             if self.database.in_transaction:  # a full disk ends it
                 self.database.execute("COMMIT")
             self.database.close()
-        if finished:
+        if finished or not taken:
             self._path.unlink(missing_ok=True)
 
 
@@ -198,6 +199,8 @@ def told(path: Path) -> Iterator[None]:
 def _refused(path: Path, error: Exception) -> ExportError:
     if "locked" in str(error):
         return ExportError(f"Another export writes into {path.parent}; wait for it, or choose another --out.")
+    if isinstance(error, OSError):
+        return ExportError(f"{path.parent} can't be made ({error.strerror}); choose another --out.")
     return ExportError(f"{path} can't be used ({error}); free space, or choose another --out.")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backend.export_command import progress_bar, told, write_result
+from backend.console import counted, progress_bar, told, write_result
 from backend.import_masks import Brought, Wanted, bring
 from backend.label_studio_api import LabelStudioApi
 from backend.settings import Settings
@@ -42,11 +42,14 @@ def import_masks(
 
 
 def _tell(done: Brought, wanted: Wanted) -> None:
-    made = f", {done.created} tasks made" if done.created else ""
+    made = f", {counted(done.created, 'task')} made" if done.created else ""
     there = f", {done.there} had them already" if done.there else ""
-    typer.echo(f"{done.masks} masks as {wanted.kind} of {done.tasks} tasks in project {wanted.project}{made}{there}.")
+    masks, tasks = counted(done.masks, "mask"), counted(done.tasks, "task")
+    typer.echo(f"{masks} as {wanted.kind} of {tasks} in project {wanted.project}{made}{there}.")
     if done.unknown:
         names = ", ".join(done.first_unknown)
-        typer.echo(f"  left out: {done.unknown} pictures that no task shows, or several may ({names})", err=True)
+        unknown = counted(done.unknown, "picture")
+        typer.echo(f"  left out: {unknown} that no task shows, or several may ({names})", err=True)
     for name, count in sorted(done.unlabelled.items()):
-        typer.echo(f"  left out: {count} masks of {name!r}, for which the project has no label", err=True)
+        masks = counted(count, "mask")
+        typer.echo(f"  left out: {masks} of {name!r}, for which the project has no label", err=True)

@@ -252,6 +252,8 @@ class LabelStudioApi:
 
     def _good(self, reply: Reply, what: str) -> Any:
         status = reply.status
+        if status in (401, 403) and not self._client.has_token:
+            raise LabelStudioError(f"Label Studio wants a token for {what}: set LABEL_STUDIO_API_KEY to a user's.")
         if status in (401, 403):
             raise LabelStudioError(
                 f"Label Studio does not accept the {self._client.token_kind} token in LABEL_STUDIO_API_KEY for {what}: "

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as Shown
 
-from backend.export_command import told, write_result
+from backend.console import told, write_result
 from backend.model_versions import ModelVersions, Table, Version
 from backend.settings import Settings
 

@@ -11,8 +11,8 @@ from xml.sax.saxutils import quoteattr
 import typer
 from rich.console import Console
 
+from backend.console import counted, progress_bar, read_text, told, write_result
 from backend.errors import SettingsError
-from backend.export_command import progress_bar, read_text, told, write_result
 from backend.file_cache import FileCache
 from backend.frames import DecodedPictures
 from backend.label_studio_api import LabelStudioApi
@@ -168,7 +168,8 @@ def _folder_of(pictures: Path, out: Path | None, prefix: str, formats: list[str]
 def _tell_folder(done, out: Path) -> None:
     there = f", {done.there} had an answer before" if done.there else ""
     empty = f", nothing in {done.empty} of them" if done.empty else ""
-    typer.echo(f"{done.sent} of {done.pictures} pictures asked about: {done.masks} masks{empty}{there}.")
+    pictures, masks = counted(done.pictures, "picture"), counted(done.masks, "mask")
+    typer.echo(f"{done.sent} of {pictures} asked about: {masks}{empty}{there}.")
     typer.echo(f"Written to {out}: {', '.join(done.files)}.")
     for name, problem in done.problems.items():
         typer.echo(f"  {name}: {problem}", err=True)
@@ -197,7 +198,7 @@ def _review(api: LabelStudioApi, settings: Settings, done, folder: Path, out: Pa
     with progress_bar() as report:
         shown = Shown(url, done.project, done.model_version)
         count = write_review(api, shown, sent, config, frames_of, out, report)
-    typer.echo(f"{count} tasks are shown in {out / 'index.html'}.")
+    typer.echo(f"{counted(count, 'task')} in {out / 'index.html'}.")
     return count
 
 
@@ -205,8 +206,8 @@ def _tell(done) -> None:
     there = f", {done.there} had one before" if done.there else ""
     empty = f", nothing in {done.empty} of them" if done.empty else ""
     typer.echo(
-        f"{done.sent} predictions of {done.model_version} sent to project {done.project}: {done.masks} masks{empty}"
-        f"{there}; {done.rescored} scores settled."
+        f"{counted(done.sent, 'prediction')} of {done.model_version} sent to project {done.project}: "
+        f"{counted(done.masks, 'mask')}{empty}{there}; {counted(done.rescored, 'score')} settled."
     )
     for task, problem in done.problems.items():
         typer.echo(f"  task {task}: {problem}", err=True)

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backend.console import progress_bar, told, write_result
 from backend.errors import SettingsError
-from backend.export_command import progress_bar, told, write_result
 from backend.recorder import DEPENDS, machine
 from backend.settings import Settings
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from backend.console import counted, progress_bar, say, told, write_result
 from backend.effort_report import collect, steps_in
 from backend.effort_tally import Summary
-from backend.export_command import progress_bar, told, write_result
 from backend.export_sources import Project
 from backend.export_staging import ExportError
 from backend.label_studio_api import LabelStudioApi
@@ -40,7 +40,7 @@ def report(
             outlines = settings.polygon_tolerance
             found = collect(source, steps_of, people, outlines, lambda done, whole: progress("tasks", done, whole))
         if problem:
-            console.print(f"{problem} Without it prompts are not known.", style="yellow", markup=False, highlight=False)
+            say(console, f"{problem} Without it prompts are not known.", "yellow")
         if out is not None:
             _write(out, page(found, project, datetime.now()))
         write_result(json_file, {"project": project, **found.as_json()})
@@ -62,8 +62,9 @@ def _write(path: Path, text: str) -> None:
 
 def _tell(found: Summary, out: Path | None) -> None:
     total = found.total
+    masks, annotations = counted(total.masks, "mask"), counted(found.submitted, "annotation")
     typer.echo(
-        f"{total.masks} masks in {found.submitted} annotations, {total.proposed} of them proposed: "
+        f"{masks} in {annotations}, {total.proposed} of them proposed: "
         f"{percent(total.untouched)} submitted untouched, {plain(total.asked.mean)} prompts for one that was prompted, "
         f"{duration(total.seconds.median)} for a mask{f'; see {out}' if out is not None else ''}."
     )

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from backend import logs
-from backend.export_command import progress_bar, told, write_result
+from backend.console import progress_bar, say, told, write_result
 from backend.retrain import RunningError, retrain
 from backend.settings import Settings
 
@@ -40,7 +40,7 @@ def retrain_model(
             with progress_bar() as report:
                 outcome = retrain(settings, project, steps, seed, report)
         except RunningError as error:
-            console.print(str(error), style="red", markup=False, highlight=False)
+            say(console, str(error), "red")
             raise typer.Exit(RUNNING) from error
         typer.echo(f"{outcome.version}: {'serves from now on' if outcome.promoted else 'not taken'}, {outcome.reason}")
         write_result(json_file, asdict(outcome))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from backend.console import progress_bar, say, told, write_result
 from backend.errors import EXPECTED
 from backend.label_studio_api import LabelStudioApi
 from backend.settings import Settings
 from backend.video_import import Imported, Importer, Renewal, Wanted, renew_addresses
-from backend.video_library import Report, VideoLibrary
+from backend.video_library import VideoLibrary
 from backend.video_pages import MOST_PAGES, PAGES, parse_range
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Videos as tasks of pages, and their addresses.")
@@ -51,7 +49,7 @@ def import_videos(
     must run on this machine with the same X2SAM_STATE_DIR, and the video must stay where it is.
     """
     errors = Console(stderr=True)
-    with _told(errors):
+    with told(errors):
         settings = Settings.from_environment()
         wanted = Wanted(project, fps, pages, parse_range(range), upload)
         api, library = LabelStudioApi(settings), library_of(settings)
@@ -59,20 +57,20 @@ def import_videos(
     failed: list[str] = []
     for file in files:
         try:
-            with _progress(file.name) as report:
+            with progress_bar(file.name, _WORDS) as report:
                 done.append(Importer(api, library, settings.public_url, report).run(file, wanted))
         except EXPECTED as error:
-            errors.print(f"{file.name}: {error}", style="red", markup=False, highlight=False)
+            say(errors, f"{file.name}: {error}", "red")
             failed.append(file.name)
             continue
         typer.echo(_sentence(done[-1], project))
         for note in _notes(done[-1]):
-            errors.print(note, style="yellow", markup=False, highlight=False)
+            say(errors, note, "yellow")
     if done and not upload:
         typer.echo(f"Browsers fetch the pages from {settings.public_url} (BACKEND_PUBLIC_URL).")
-    if json_file is not None:
-        result = {"project": project, "videos": [entry.as_json() for entry in done], "failed": failed}
-        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with told(errors):
+        videos = [entry.as_json() for entry in done]
+        write_result(json_file, {"project": project, "videos": videos, "failed": failed})
     if failed:
         raise typer.Exit(1)
 
@@ -85,7 +83,7 @@ def rotate_key(
 
     A stopped run is completed by the next one; until then old and new addresses both work.
     """
-    with _told(Console(stderr=True)):
+    with told(Console(stderr=True)):
         settings = Settings.from_environment()
         library = library_of(settings)
         if len(library.keys()) == 1:
@@ -98,7 +96,7 @@ def renew(
     project: Annotated[list[int] | None, typer.Option(help="Further projects to look through.")] = None,
 ) -> None:
     """Rewrites the addresses of pages in all tasks: after BACKEND_PUBLIC_URL changed, or a stopped rotate-key."""
-    with _told(Console(stderr=True)):
+    with told(Console(stderr=True)):
         settings = Settings.from_environment()
         _renew(settings, library_of(settings), project or [])
 
@@ -109,7 +107,7 @@ def library_of(settings: Settings) -> VideoLibrary:
 
 
 def _renew(settings: Settings, library: VideoLibrary, projects: list[int]) -> None:
-    with _progress("tasks") as report:
+    with progress_bar("tasks", _WORDS) as report:
         result: Renewal = renew_addresses(LabelStudioApi(settings), library, settings.public_url, projects, report)
     typer.echo(f"{result.changed} tasks have new addresses.")
     for number in result.gone:
@@ -141,35 +139,3 @@ def _notes(done: Imported) -> Iterator[str]:
             f"{done.video.name}: {done.overlapping} tasks that were there show some of the same frames, cut in another "
             "way (--pages, --range). Delete those that are not wanted, else people label these frames twice."
         )
-
-
-@contextmanager
-def _told(console: Console) -> Iterator[None]:
-    """What is expected to go wrong ends the command with its sentence."""
-    try:
-        yield
-    except EXPECTED as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Report]:
-    """A bar on a terminal, nothing elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bars: dict[str, object] = {}
-
-        def report(what: str, done: int, whole: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(f"{_WORDS[what]} {name}", total=None)
-            progress.update(bars[what], completed=done, total=whole or None)
-
-        yield report

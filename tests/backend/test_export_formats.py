@@ -220,7 +220,7 @@ def test_frames_of_long_films_have_numbers_of_their_own(export):
 def test_lists_of_splits_name_only_what_is_there(export):
     out = export.run([*video_tasks(), pages(9, annotation([]))], "davis", "--splits", "train=1")
     assert (out / "ImageSets" / "train.txt").read_text() == "v1\n"
-    assert "of 1 pictures and videos" in export.said
+    assert "of 1 picture or video" in export.said
 
 
 def test_splits_are_by_what_is_shown_and_stay(export):

@@ -72,3 +72,16 @@ def test_tasks_too_long_for_one_answer_are_asked_one_by_one(api):
     assert next(tasks) == {"id": 4}
     with pytest.raises(TooLongError, match=r"Task 5 .*--from-json"):
         next(tasks)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("", "wants a token for project 1: set LABEL_STUDIO_API_KEY"),
+        ("b" * 40, "does not accept the legacy token in LABEL_STUDIO_API_KEY"),
+    ],
+)
+def test_no_token_is_told_otherwise_than_a_wrong_one(key, told, monkeypatch):
+    monkeypatch.setattr("backend.clients.LimitedClient.ask", lambda *_given, **_more: reply({}, 401))
+    with pytest.raises(LabelStudioError, match=told):
+        LabelStudioApi(Settings(label_studio_api_key=key)).project(1)

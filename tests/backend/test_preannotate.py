@@ -282,6 +282,12 @@ def test_the_page_shows_the_worst_first_and_loads_nothing(studio, run, tmp_path)
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["index.html"]
 
 
+def test_a_file_in_the_place_of_the_page_is_told(studio, run, tmp_path):
+    studio.add(flat(80))
+    (tmp_path / "page").write_text("")
+    assert "choose another folder for --review" in run("--review", tmp_path / "page", code=2)["said"]
+
+
 def test_a_run_that_was_killed_in_the_middle_of_a_clip_goes_on(studio, environment):
     studio.configs[1] = PAGED
     for number in range(9):

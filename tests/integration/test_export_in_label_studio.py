@@ -86,7 +86,7 @@ def video(request, label_studio):
 def test_a_track_over_two_tasks(label_studio, video, tmp_path):
     project, tasks, masks = video
     said = run(label_studio, "export", "--project", project, "--format", "ytvis", "--out", tmp_path)
-    assert f"{2 * PAGES} masks of 1 pictures and videos" in said and "4 rows that copy another one" in said
+    assert f"{2 * PAGES} masks of 1 picture or video" in said and "4 rows that copy another one" in said
     written = json.loads((tmp_path / "annotations.json").read_text())
     (film,), (track,) = written["videos"], written["annotations"]
     assert film["length"] == 2 * PAGES and film["file_names"][4] == "made/page1.jpg"
@@ -154,7 +154,7 @@ def test_masks_of_a_file_and_back(label_studio, kind, tmp_path):
         Image.fromarray(labels).save(folder / f"{page:05d}.png")
     line = ["import-masks", tmp_path / "given", "--format", "davis", "--project", project, "--as", kind]
     line += ["--media-prefix", "/data/local-files/?d="]
-    assert f"6 masks as {kind} of 1 tasks in project {project}, 1 tasks made" in run(label_studio, *line)
+    assert f"6 masks as {kind} of 1 task in project {project}, 1 task made" in run(label_studio, *line)
     assert "0 masks" in (again := run(label_studio, *line)) and "1 had them already" in again
     (task,) = label_studio.api("GET", f"/api/tasks?project={project}&fields=all")["tasks"]
     assert task["data"]["frames"][2] == "/data/local-files/?d=made/00002.jpg"
