@@ -19,7 +19,7 @@ Report = Callable[[str, int, int], None]
 
 WORDS = {
     "tasks": "reading tasks", "files": "writing files", "masks": "reading masks", "items": "sending masks",
-    "pictures": "fetching pictures", "training": "learning", "comparing": "comparing",
+    "pictures": "fetching pictures", "collecting": "collecting masks", "training": "learning", "comparing": "comparing",
     "predictions": "pre-annotating", "scores": "settling scores", "overlays": "drawing what was found",
     "requests": "replaying",
 }  # fmt: skip
@@ -65,7 +65,7 @@ def progress_bar(name: str = "", words: Mapping[str, str] = WORDS) -> Iterator[R
 
         def report(what: str, done: int, whole: int) -> None:
             if what not in bars:
-                bars[what] = progress.add_task(f"{words[what]} {name}".rstrip(), total=None)
+                bars[what] = progress.add_task(f"{words.get(what, what)} {name}".rstrip(), total=None)
             progress.update(bars[what], completed=done, total=whole or None)
 
         yield report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from backend.console import counted, progress_bar, read_text, told, write_result
 from backend.errors import BadRequestError, SettingsError
-from backend.export_dataset import Choices, Splits
+from backend.export_dataset import FIRST_TASKS, Choices, Splits
 from backend.export_rows import SKIPPED, shapes_of
 from backend.export_run import Exported, Wanted, export
 from backend.export_sources import JsonFile, Project, TaskSource
@@ -100,10 +101,13 @@ def _tell(done: Exported, out: Path) -> None:
     before = f", {done.reused} of them read before" if done.reused else ""
     items = counted(done.items, "picture or video", "pictures and videos")
     typer.echo(f"{counted(done.masks, 'mask')} of {items} in {out} ({counted(done.tasks, 'task')}{before}).")
+    if not done.items and not done.skipped:
+        typer.echo("  nobody has submitted an annotation yet", err=True)
     for kind, found in done.skipped.items():
-        tasks = ", ".join(map(str, found["first_tasks"]))
-        typer.echo(f"  not in it: {found['count']} {SKIPPED[kind]} (tasks {tasks}{_more(found)})", err=True)
+        typer.echo(f"  not in it: {SKIPPED[kind]}: {found['count']} ({_named(found['first_tasks'])})", err=True)
 
 
-def _more(found: dict) -> str:
-    return " ..." if found["count"] > len(found["first_tasks"]) else ""
+def _named(tasks: Sequence[int]) -> str:
+    """The tasks, and whether there are more."""
+    shown = ", ".join(map(str, tasks[: FIRST_TASKS - 1]))
+    return f"task{'s' if len(tasks) > 1 else ''} {shown}{' and others' if len(tasks) == FIRST_TASKS else ''}"

@@ -19,6 +19,8 @@ from backend.geometry import Size
 
 VALUES = ("category", "object")
 _STEPS = 1 << 32
+FIRST_TASKS = 6
+"""So many tasks are named where something of them is not in an export."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ class DataSet:
         for kind, count in kinds.items():
             counts[kind] += count
             named = tasks.setdefault(kind, [])
-            if len(named) < 5:
+            if len(named) < FIRST_TASKS:
                 named.append(task)
 
 

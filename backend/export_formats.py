@@ -27,10 +27,12 @@ from backend.export_tasks import PAGES_OF_A_TASK
 
 @dataclass(frozen=True)
 class Format:
-    """``write(dataset, output, choices, about)``, ``about`` being the head of the manifest; ``own_manifest``: the
-    manifest is part of what it writes; ``one_size``: all frames of a video must have the size of the first."""
+    """``write(dataset, output, choices, about)``, ``about`` being the head of the manifest; ``places``: patterns of
+    what it writes into the directory; ``own_manifest``: the manifest is part of what it writes; ``one_size``: all
+    frames of a video must have the size of the first."""
 
     write: Callable[[DataSet, Output, Choices, Mapping[str, Any]], None]
+    places: tuple[str, ...]
     own_manifest: bool = False
     one_size: bool = False
 
@@ -163,9 +165,9 @@ def _tracks(data: DataSet, split: str | None) -> Iterator[dict]:
 
 
 FORMATS: Mapping[str, Format] = {
-    "coco": Format(write_coco),
-    "ytvis": Format(write_ytvis, one_size=True),
-    "davis": Format(write_davis, one_size=True),
-    "png": Format(write_maps),
-    "x2sam": Format(write_own, own_manifest=True, one_size=True),
+    "coco": Format(write_coco, ("annotations*.json",)),
+    "ytvis": Format(write_ytvis, ("annotations*.json",), one_size=True),
+    "davis": Format(write_davis, ("Annotations", "ImageSets"), one_size=True),
+    "png": Format(write_maps, ("*.png", "*.txt")),
+    "x2sam": Format(write_own, ("masks",), own_manifest=True, one_size=True),
 }

@@ -135,7 +135,9 @@ def read_files(path: Path, staging: Staging) -> None:
 def _read(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ijson.JSONError, KeyError, TypeError, ValueError, AttributeError, sqlite3.IntegrityError) as error:
+    except OSError as error:
+        raise ExportError(f"{path} can't be read ({error.strerror}); name another manifest.") from error
+    except (ijson.JSONError, KeyError, TypeError, ValueError, AttributeError, sqlite3.IntegrityError) as error:
         raise ExportError(
             f"{path} is no manifest of an export ({type(error).__name__}); name another one, or another --out."
         ) from error

@@ -32,7 +32,7 @@ SKIPPED: Mapping[str, str] = {
     "prompt": "prompts that were open when the task was submitted",
     "elsewhere": "regions on another picture of their task than its first one",
     "turned": "regions on a picture that was turned in the editor",
-    "unsized": "regions whose picture has an unknown size",
+    "unsized": "regions whose picture has an unknown size (--video-size tells that of videos)",
     "beyond": "regions on pages that their task does not have",
     "damaged": "regions that can't be read",
     "empty": "regions without a single pixel",

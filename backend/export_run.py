@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,17 @@ def export(source: TaskSource, wanted: Wanted, report: Report) -> Exported:
     """
     _check_directory(wanted)
     options = json.dumps([source.name, asdict(wanted.policy)], default=sorted, sort_keys=True)
+    finished, made = False, not wanted.out.exists()
     staging = Staging(wanted.out / _STAGING, options)
-    finished = False
     try:
         result = _export(staging, source, wanted, report)
         finished = True
         return result
     finally:
         staging.close(finished)
+        if made and not finished:
+            with suppress(OSError):  # something was taken, and is gone on with
+                wanted.out.rmdir()
 
 
 def _export(staging: Staging, source: TaskSource, wanted: Wanted, report: Report) -> Exported:
@@ -101,6 +105,11 @@ def _check_directory(wanted: Wanted) -> None:
     there = format_of(earlier) if earlier is not None else wanted.format
     if there != wanted.format:
         raise ExportError(f"{wanted.out} holds an export as {there or 'something else'}; choose another --out.")
+    if earlier is None and not (wanted.out / _STAGING).is_file():
+        found = (path for place in FORMATS[wanted.format].places for path in sorted(wanted.out.glob(place)))
+        foreign = next(found, None)
+        if foreign is not None:
+            raise ExportError(f"{foreign} is there, and no export wrote it; choose another --out.")
 
 
 def _take_all(staging: Staging, source: TaskSource, policy: Policy, report: Report) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def take(task: Mapping[str, Any], policy: Policy, config: LabelConfig | None = N
     if not layout.paged and any(region.page for found in regions for region in found):
         layout = replace(layout, paged=True, media=())  # where its pages are is not told in a way that is known here
     sizes, usual = page_sizes([region for found in regions for region in found])
-    usual = usual or layout.size or policy.size
+    usual = usual or layout.size or _size_before(annotations, task, config) or policy.size
     decode = _Decoding(layout, sizes, usual, skipped)
     drawn = [list(decode.annotation(found, a)) for found, a in zip(regions, annotations, strict=True)]
     result, outvoted = _decided(drawn, policy)
@@ -115,6 +115,25 @@ def take(task: Mapping[str, Any], policy: Policy, config: LabelConfig | None = N
     sources = tuple(_source(annotation, task) for annotation in annotations)
     pages = _pages(layout, sizes, usual, result, bool(sources), policy, decode.frames)
     return Taken(int(task["id"]), layout, pages, tuple(result), sources, dict(+skipped))
+
+
+def _size_before(annotations: Sequence[Json], task: Mapping[str, Any], config: LabelConfig | None) -> Size | None:
+    """(H, W) by the predictions that annotations were begun from: where all that was proposed is deleted, nothing else
+    tells it, and that nothing is there is worth knowing."""
+    begun = [region for one in annotations for found in _begun_from(one, task)
+             for region in read_regions(found.get("result"), config)[0]]  # fmt: skip
+    return page_sizes(begun)[1]
+
+
+def _begun_from(annotation: Json, task: Mapping[str, Any]) -> list[Json]:
+    """The prediction that an annotation was begun from, as far as the task holds it.
+
+    The JSON export has numbers of predictions only, and in the annotation the project's current prediction of that
+    moment, which need not be the one.
+    """
+    begun = annotation.get("parent_prediction")
+    known = objects_in([annotation.get("prediction"), *_listed(task)])
+    return [one for one in known if one.get("id") == begun and begun is not None]
 
 
 def _chosen(annotations: Sequence[Json], policy: Policy, skipped: Counter[str]) -> list[Json]:
@@ -148,11 +167,8 @@ def _whose(one: Drawn, seen: set[int | None]) -> str:
 
 
 def _source(annotation: Json, task: Mapping[str, Any]) -> Source:
-    parent = annotation.get("prediction")
     begun = annotation.get("parent_prediction")
-    # The JSON export has numbers of predictions only, and in the annotation the project's current prediction of that
-    # moment, which need not be the one that it was begun from.
-    known = [one for one in objects_in([parent, *_listed(task)]) if one.get("id") == begun and begun is not None]
+    known = _begun_from(annotation, task)
     version = next((one.get("model_version") for one in known if one.get("model_version")), None)
     return Source(
         _id(annotation),

@@ -16,7 +16,9 @@ from backend.settings import Settings
 
 
 def import_masks(
-    source: Annotated[Path, typer.Argument(help="annotations.json of COCO or YouTube-VIS, or a DAVIS directory.")],
+    source: Annotated[
+        Path, typer.Argument(help="annotations.json of COCO or YouTube-VIS, or the directory with it, or of DAVIS.")
+    ],
     format: Annotated[str, typer.Option(help="coco, ytvis or davis.")],
     project: Annotated[int, typer.Option(help="Id of the Label Studio project.", min=1)],
     kind: Annotated[str, typer.Option("--as", help="predictions or annotations.")] = "predictions",

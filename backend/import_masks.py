@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from backend.video_pages import PAGES, batches
 from x2sam.structures import Mask
 
 KINDS = ("predictions", "annotations")
+LISTED = "annotations.json"
 Report = Callable[[str, int, int], None]
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")
 _TASKS_PER_REQUEST = 50
@@ -73,10 +74,14 @@ def bring(api: LabelStudioApi, wanted: Wanted, report: Report) -> Brought:
     :raises FramesError: the file is damaged.
     :raises LabelStudioError: Label Studio can't be reached or refuses.
     """
-    if wanted.format not in READERS or wanted.kind not in KINDS:
-        raise ExportError(f"Choose one of {', '.join(READERS)}, as {' or '.join(KINDS)}.")
+    for name, value, known in (("format", wanted.format, READERS), ("as", wanted.kind, KINDS)):
+        if value not in known:
+            raise ExportError(f"--{name} is {value!r}; choose one of {', '.join(known)}.")
     if not wanted.source.exists():
         raise ExportError(f"There is no {wanted.source}; check the path.")
+    listed = wanted.source / LISTED
+    if wanted.format != "davis" and listed.is_file():  # the directory of an export
+        wanted = replace(wanted, source=listed)
     config = parse_label_config(api.project(wanted.project).get("label_config") or "<View/>")
     tag = config.picture()
     if tag is None or tag.kind == "video":

@@ -260,7 +260,9 @@ class LabelStudioApi:
                 "set it to a token of a user who may."
             )
         if status == 404:
-            raise NotThereError(f"Label Studio at {self.url} does not know {what}; check the number.")
+            raise NotThereError(
+                f"Label Studio at {self.url} does not know {what}; check the number, and LABEL_STUDIO_URL."
+            )
         if status == _TOO_MANY:
             raise LabelStudioError(
                 f"Label Studio takes no more requests for now ({what}); run the command again later."

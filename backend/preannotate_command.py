@@ -209,11 +209,17 @@ def _tell(done) -> None:
         f"{counted(done.sent, 'prediction')} of {done.model_version} sent to project {done.project}: "
         f"{counted(done.masks, 'mask')}{empty}{there}; {counted(done.rescored, 'score')} settled."
     )
+    if not done.tasks:
+        typer.echo(
+            "No task was left to ask about: --tasks all means annotated ones as well, and those with a prediction of "
+            "this version are not asked about again; --model-version gives new ones another name.",
+            err=True,
+        )
     for task, problem in done.problems.items():
         typer.echo(f"  task {task}: {problem}", err=True)
     if done.failed > len(done.problems):
         typer.echo(f"  and {done.failed - len(done.problems)} more tasks without an answer", err=True)
-    if not done.used:
+    if done.tasks and not done.used:
         typer.echo(
             "Label Studio hands tasks out by these scores once the project has 'Uncertainty sampling' and shows "
             f"{done.model_version}: give --use, or choose both in its settings.",

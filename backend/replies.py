@@ -138,6 +138,8 @@ LEARNING_FAILED = "Learning from your masks did not work; the log of the ML back
 
 def learning(part: str, done: int, whole: int) -> str:
     """How far a training is that learns from the project's masks."""
+    if part == "training" and not whole:
+        return "Learning from your masks: it begins."
     if part == "training":
         return f"Learning from your masks: step {done} of {whole}."
     if part == "comparing":

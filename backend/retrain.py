@@ -125,6 +125,7 @@ def retrain(
             collected = collect(LabelStudioApi(settings), fetcher, project, place / "corrections", collecting)
             shutil.rmtree(place / "fetched", ignore_errors=True)
             table = versions.table()
+            learning.tell(TRAINING, 0, 0)  # its process takes seconds to begin
             found = _adapted(settings, versions, learning, place, steps, seed, report)
             outcome = _decided(versions, table, project, place, found, collected)
         finally:

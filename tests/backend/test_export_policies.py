@@ -121,7 +121,7 @@ def test_what_most_drew_but_nowhere_the_same_is_told(export):
     issued = "obj0123456789-0000"
     people = [annotation([drawn(mask, issued, page=0)], n, n) for n, mask in enumerate((RING, WIDE & ~RING), 1)]
     export.run([pages(1, *people, count=1)], "coco", "--annotations", "majority")
-    assert "2 objects that most annotators did not draw" in export.said
+    assert "objects that most annotators did not draw: 2" in export.said
 
 
 def test_cancelled_annotations(export):
@@ -129,7 +129,7 @@ def test_cancelled_annotations(export):
         1, annotation([drawn(RING, "a")], 1), annotation([drawn(WIDE, "b")], 2, updated="2027", was_cancelled=True)
     )
     (found,) = masks(export.run([entry], "coco"))
-    assert (found == RING).all() and "1 annotations that were skipped" in export.said
+    assert (found == RING).all() and "annotations that were skipped by their annotator: 1" in export.said
     (found,) = masks(export.run([entry], "coco", "--cancelled", out="with"))
     assert (found == WIDE).all()
     only = task(2, annotation([drawn(RING, "a")], 1, was_cancelled=True))
@@ -182,7 +182,7 @@ def test_a_stray_page_does_not_take_a_frame_of_the_next_task(export):
     ]
     (track,) = read(export.run(tasks, "ytvis") / "annotations.json")["annotations"]
     assert track["areas"] == [int(WIDE.sum()), None, None, None, int(RING.sum()), None]
-    assert "1 regions on pages that their task does not have (tasks 1)" in export.said
+    assert "regions on pages that their task does not have: 1 (task 1)" in export.said
 
 
 def test_only_marked_pages(export):
@@ -240,6 +240,32 @@ def test_what_is_gone_is_removed_and_what_is_not_ours_stays(export):
     assert {path.name for path in out.iterdir()} == {"1.png", "mine.png", "manifest.json"}
     export.run(tasks, "coco", code=2)
     assert "holds an export as png" in export.said
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("coco", "annotations.json"), ("davis", "Annotations"), ("png", "5.png"), ("x2sam", "masks"), ("png", "val.txt")],
+)
+def test_files_of_others_are_not_written_over(export, kind, name):
+    (export.folder / "out").mkdir()
+    (export.folder / "out" / name).write_bytes(b"precious")
+    (export.folder / "out" / "picture.jpg").write_bytes(b"")
+    out = export.run([task(1, annotation([drawn(RING, "a")]))], kind, code=2)
+    assert f"{name} is there, and no export wrote it; choose another --out" in export.said
+    assert (out / name).read_bytes() == b"precious" and len(list(out.iterdir())) == 2
+    (out / name).unlink()
+    export.run([task(1, annotation([drawn(RING, "a")]))], kind)
+
+
+def test_where_all_that_was_proposed_is_deleted_nothing_is_there(export):
+    proposed = {"id": 5, "model_version": "v1", "result": items(RING)}
+    empty = task(1, annotation([], parent_prediction=5, prediction=proposed))
+    of_another = task(2, annotation([], parent_prediction=4, prediction=proposed))
+    out = export.run([empty, of_another], "coco")
+    (picture,) = read(out / "annotations.json")["images"]
+    assert (picture["task"], picture["height"], picture["width"]) == (1, *RING.shape)
+    assert "an unknown size: 1 (task 2)" in export.said and not read(out / "annotations.json")["annotations"]
+    assert (np.asarray(Image.open(export.run([empty], "png", out="maps") / "1.png")) == np.zeros(RING.shape)).all()
 
 
 def test_a_video_that_is_gone_leaves_no_empty_folder(export):
@@ -318,7 +344,7 @@ def test_what_is_no_export_is_told(export, text, told):
         (["--shapes", "circle"], "no shape 'circle'"),
         (["--video-size", "big"], "not like 1280x720"),
         (["--project", "1"], "either --project"),
-        (["--previous", "nowhere.json"], "no manifest"),
+        (["--previous", "nowhere.json"], "nowhere.json can't be read (No such file"),
         (["--json", "nowhere/result.json"], "result.json can't be written"),
     ],
 )

@@ -135,7 +135,7 @@ def test_what_can_not_be_had_is_counted_and_told(tmp_path):
     manifest = read(export.run([task(7, annotation(rows))], "coco") / "manifest.json")
     told = {kind: {"count": 1, "first_tasks": [7]} for kind in ("turned", "damaged", "empty", "beyond")}
     assert manifest["skipped"] == told
-    assert "1 regions that can't be read (tasks 7)" in export.said
+    assert "regions that can't be read: 1 (task 7)" in export.said
 
 
 def test_a_region_without_a_size_has_that_of_its_page(tmp_path):
@@ -217,7 +217,7 @@ def test_masks_of_a_second_picture_are_not_put_on_the_first(tmp_path):
     rows = [drawn(RING, "a", to_name="left"), drawn(RING[:5], "b", to_name="right", from_name="two")]
     tasks, export = [task(1, annotation(rows), left="/data/l.jpg", right="/data/r.jpg")], Exporting(tmp_path)
     out = export.run(tasks, "coco", *export.config(xml))
-    assert "1 regions on another picture" in export.said
+    assert "regions on another picture of their task than its first one: 1" in export.said
     (one,) = read(out / "annotations.json")["annotations"]
     assert one["area"] == RING.sum()
     export.run(tasks, "coco", code=2, out="untold")

@@ -93,7 +93,7 @@ def test_what_was_exported_comes_in_and_goes_out_again(tmp_path, kind):
     export = Exporting(tmp_path)
     first = export.run(tasks, kind, out="first")
     api = FakeApi(tasks, PAGED)
-    done = import_into(api, first if kind == "davis" else first / "annotations.json", kind, kind="annotations")
+    done = import_into(api, first, kind, kind="annotations")
     assert (done.tasks, done.masks, done.unknown) == (2, 4, 0)
     again = export.run(api.exported(), "davis", out="again")
     whole = export.run(tasks, "davis", out="whole")
@@ -241,9 +241,9 @@ def test_what_is_wrong_is_told(tmp_path):
         import_into(api, source)
     with pytest.raises(ExportError, match="There is no"):
         import_into(api, tmp_path / "nowhere")
-    with pytest.raises(ExportError, match="Choose one of coco"):
+    with pytest.raises(ExportError, match="'voc'; choose one of coco"):
         import_into(api, source, "voc")
-    with pytest.raises(ExportError, match="Choose one of coco"):
+    with pytest.raises(ExportError, match="'drafts'; choose one of predictions"):
         import_into(api, source, kind="drafts")
     with pytest.raises(LabelConfigError, match="no pictures"):
         import_into(FakeApi(xml='<View><Video name="v" value="$video"/></View>'), source)

@@ -101,6 +101,7 @@ def learned(monkeypatch, promoted=True, code=0, after="nano-1", meanwhile=lambda
     def run(command, settings, log_file, look):
         commands.append(command)
         log_file.write_text("step 1\nthe device's memory is full\n")
+        look()  # before it has told anything
         if code:
             return code
         place = Path(command[command.index("--out") + 1]) / "run" / "model"
@@ -157,6 +158,13 @@ def test_what_somebody_chose_meanwhile_stays(api, settings, versions, monkeypatc
     outcome = retrain(settings, 7)
     assert not outcome.promoted and "chosen meanwhile" in outcome.reason
     assert versions.table().current == "nano-9"
+
+
+def test_what_is_told_before_its_process_tells_anything(api, settings, monkeypatch):
+    learned(monkeypatch)
+    seen = []
+    retrain(settings, 7, report=lambda *told: seen.append(told))
+    assert seen[-1] == ("training", 0, 0)
 
 
 def test_a_training_that_failed(api, settings, versions, monkeypatch):
