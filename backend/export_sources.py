@@ -86,11 +86,13 @@ class JsonFile:
 
 
 class Project:
-    """A project of Label Studio, asked page by page; tasks that did not change since they were taken are not asked."""
+    """A project of Label Studio, asked page by page; tasks that did not change since they were taken are not asked.
+    ``title`` is its name."""
 
     def __init__(self, api: LabelStudioApi, project: int):
         self._api, self._project = api, project
-        xml = api.project(project).get("label_config") or "<View/>"
+        settings = api.project(project)
+        xml, self.title = settings.get("label_config") or "<View/>", str(settings.get("title") or "")
         self.config = parse_label_config(xml)
         self.name = f"project {project} of {api.url} {_digest(xml)}"
 

@@ -42,7 +42,7 @@ def report(
         if problem:
             say(console, f"{problem} Without it prompts are not known.", "yellow")
         if out is not None:
-            _write(out, page(found, project, datetime.now()))
+            _write(out, page(found, project, datetime.now(), source.title))
         write_result(json_file, {"project": project, **found.as_json()})
     _tell(found, out)
 
@@ -62,6 +62,9 @@ def _write(path: Path, text: str) -> None:
 
 def _tell(found: Summary, out: Path | None) -> None:
     total = found.total
+    if not total.masks:
+        typer.echo(f"Nobody has submitted a mask yet{f'; see {out}' if out is not None else ''}.")
+        return
     masks, annotations = counted(total.masks, "mask"), counted(found.submitted, "annotation")
     typer.echo(
         f"{masks} in {annotations}, {total.proposed} of them proposed: "

@@ -48,8 +48,8 @@ class Part:
     told: str
 
 
-def page(summary: Summary, project: int, made: datetime) -> str:
-    """The page."""
+def page(summary: Summary, project: int, made: datetime, title: str = "") -> str:
+    """The page; ``title`` is the project's name."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -60,6 +60,7 @@ def page(summary: Summary, project: int, made: datetime) -> str:
         summary=summary,
         total=summary.total,
         project=project,
+        title=title,
         made=f"{made:%Y-%m-%d %H:%M}",
         kinds=KINDS,
         few=FEW,

@@ -124,6 +124,11 @@ def retrain(
             fetcher = MediaFetcher(settings, FileCache(place / "fetched", _CACHE_BYTES, 3600))
             collected = collect(LabelStudioApi(settings), fetcher, project, place / "corrections", collecting)
             shutil.rmtree(place / "fetched", ignore_errors=True)
+            if not collected.masks:
+                raise RetrainError(
+                    f"Nobody has submitted a mask in project {project} yet: there is nothing to learn from. Brushes, "
+                    "bitmasks, polygons and ellipses count; boxes and points do not."
+                )
             table = versions.table()
             learning.tell(TRAINING, 0, 0)  # its process takes seconds to begin
             found = _adapted(settings, versions, learning, place, steps, seed, report)

@@ -33,7 +33,8 @@ def words(tree):
 
 
 def test_the_page_says_what_the_numbers_say():
-    text = words(parsed(page(summary(), 7, MADE)))
+    text = words(parsed(page(summary(), 7, MADE, "Cars & <vans>")))
+    assert "Effort in project 7: Cars & <vans>" in text
     assert "Effort in project 7" in text and "2 masks in 2 submitted annotations; 2026-11-30 12:00." in text
     assert "50 % of proposed masks were submitted untouched known of 2 of 2" in text
     assert "1.5 prompts for a mask that was prompted" in text and "4.0 s for a mask, median" in text

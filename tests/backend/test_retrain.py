@@ -160,6 +160,15 @@ def test_what_somebody_chose_meanwhile_stays(api, settings, versions, monkeypatc
     assert versions.table().current == "nano-9"
 
 
+def test_nothing_to_learn_from_is_told_before_anything_begins(api, settings, monkeypatch):
+    commands = learned(monkeypatch)
+    for one in api.tasks.values():
+        one["annotations"].clear()
+    with pytest.raises(RetrainError, match="Nobody has submitted a mask in project 7 yet"):
+        retrain(settings, 7)
+    assert not commands and not (Learning.of(settings).folder / "progress.json").exists()
+
+
 def test_what_is_told_before_its_process_tells_anything(api, settings, monkeypatch):
     learned(monkeypatch)
     seen = []
