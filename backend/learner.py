@@ -35,6 +35,7 @@ _AGAIN_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _TOLD_SECONDS = 300.0
 _MOST_WAITING = 64
+_LOG = "retrain.log"
 
 # masks that were corrected since the last training of a project, each annotation as it was last submitted
 _CORRECTED = """
@@ -185,8 +186,8 @@ class Learner:
         self._events.done(events)
         sentence = replies.LEARNING_FAILED if code else self._outcome(project)
         self._told = Told(project, sentence, self._clock() + _TOLD_SECONDS)
-        log.log(logging.ERROR if code else logging.INFO, "training ended, code %d", code,
-                extra={"fields": {"project": loggable(project)}})  # fmt: skip
+        about = {"project": loggable(project), **({"see": str(self._folder / _LOG)} if code else {})}
+        log.log(logging.ERROR if code else logging.INFO, "training ended, code %d", code, extra={"fields": about})
 
     def _outcome(self, project: str) -> str:
         try:
@@ -209,7 +210,7 @@ class Learner:
         environment = os.environ | {
             "PYTHONPATH": paths, "LABEL_STUDIO_URL": address, "X2SAM_STATE_DIR": str(self._folder.parent)
         }  # fmt: skip
-        with (self._folder / "retrain.log").open("ab") as out:
+        with (self._folder / _LOG).open("ab") as out:
             return subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table as Shown
 
 from backend.console import told, write_result
 from backend.model_versions import ModelVersions, Table, Version
 from backend.settings import Settings
 
 app = typer.Typer(help="Versions of the model that were learned from corrections.", no_args_is_help=True)
+
+_COMPARED = (("IoU of masks held out", "corrections"), ("elsewhere", "general"))
 
 Result = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
 
@@ -28,10 +30,14 @@ def versions_of(settings: Settings) -> ModelVersions:
 @app.command("list")
 def list_versions(result: Result = None) -> None:
     """What there is, which one serves, and why the others do not."""
-    console = Console()
     with told(Console(stderr=True)):
         table = versions_of(Settings.from_environment()).table()
-        console.print(_shown(table) if table.versions else "None yet: the model of the settings serves.")
+        for one in table.versions.values():
+            for line in _told(one, one.name == table.current):
+                typer.echo(line)
+        if not table.current:
+            typer.echo("The model of the settings (base) serves." if table.versions else
+                       "None yet: the model of the settings serves.")  # fmt: skip
         write_result(result, _content(table))
 
 
@@ -63,13 +69,14 @@ def _content(table: Table) -> dict:
     return {"current": table.current or None, "versions": shown}
 
 
-def _shown(table: Table) -> Shown:
-    shown = Shown("version", "made", "project", "state", "masks held out", "elsewhere", "why")
-    for one in table.versions.values():
-        mark = f"{one.name} (serves)" if one.name == table.current else one.name
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.made))
-        shown.add_row(mark, made, one.project, one.state, _gain(one, "corrections"), _gain(one, "general"), one.reason)
-    return shown
+def _told(one: Version, serves: bool) -> Iterator[str]:
+    """The lines about a version; its name is whole, to be given to ``promote``."""
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.made))
+    compared = "".join(f", {words} {gain}" for words, part in _COMPARED if (gain := _gain(one, part)))
+    yield f"{one.name}{' (serves)' if serves else ''}"
+    yield f"  {one.state}; made {made}{f' of project {one.project}' if one.project else ''}{compared}"
+    if one.reason:
+        yield f"  {one.reason}"
 
 
 def _gain(version: Version, part: str) -> str:

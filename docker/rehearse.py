@@ -213,17 +213,19 @@ class Rehearsal:
             raise RehearsalError(f"stage {stage.name}: RUN {value}\n" + "\n".join(output.splitlines()[-25:]))
         self._tell(stage, f"RUN {value}", "run", time.monotonic() - begun)
 
-    def enter(self, stage: Stage, command: list[str], more: dict[str, str], sealed: bool = False) -> subprocess.Popen:
-        """Starts a command in a stage's root; ``sealed``: as it will be served."""
-        shown = [str(path) for path in (PYTHON, *self._mounts) if not path.is_relative_to("/usr")]
+    def enter(
+        self, stage: Stage, command: list[str], more: dict[str, str], sealed: bool = False, shown: bool = False
+    ) -> subprocess.Popen:
+        """Starts a command in a stage's root; ``sealed``: as it will be served; ``shown``: what it says is not kept."""
+        seen = [str(path) for path in (PYTHON, *self._mounts) if not path.is_relative_to("/usr")]
         environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"} | stage.environment | more
         environment |= {
             "REHEARSAL_ROOT": str(stage.root), "REHEARSAL_USER": stage.user, "REHEARSAL_DIR": stage.workdir,
-            "REHEARSAL_SHOWN": "\n".join(shown), "REHEARSAL_VOLUMES": "\n".join(stage.volumes) if sealed else "",
+            "REHEARSAL_SHOWN": "\n".join(seen), "REHEARSAL_VOLUMES": "\n".join(stage.volumes) if sealed else "",
             "REHEARSAL_SEALED": "1" if sealed else "",
         }  # fmt: skip
         unshared = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", str(ENTER), *command]
-        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if not sealed else {}
+        out = {} if shown else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(unshared, env=environment, stdin=subprocess.DEVNULL, **out)
 
     def serve(self, stage: Stage, environment: dict[str, str], patience: float = HEALTH_SECONDS) -> None:
@@ -233,16 +235,17 @@ class Rehearsal:
         """
         for name in ("/written", "/app/written", "/opt/written"):
             tried = self.enter(stage, ["/bin/sh", "-c", f"echo > {name}"], {}, sealed=True)
-            if tried.wait() == 0:
+            tried.communicate()
+            if tried.returncode == 0:
                 raise RehearsalError(f"{name} could be written")
         begun = time.monotonic()
-        server = self.enter(stage, stage.entry + stage.command, environment, sealed=True)
+        server = self.enter(stage, stage.entry + stage.command, environment, sealed=True, shown=True)
         try:
-            while self.enter(stage, stage.health, environment, sealed=True).wait():
+            while said := self._ill(stage, environment):
                 if server.poll() is not None:
                     raise RehearsalError(f"the server ended with {server.returncode}")
                 if time.monotonic() - begun > patience:
-                    raise RehearsalError(f"the health check did not pass within {patience:g} s")
+                    raise RehearsalError(f"the health check did not pass within {patience:g} s: {said}")
                 time.sleep(2)
             self._tell(stage, f"HEALTHCHECK {shlex.join(stage.health)}", "run", time.monotonic() - begun)
         except BaseException:
@@ -251,6 +254,12 @@ class Rehearsal:
         _stop(server, stage.stop)
         command = shlex.join(stage.entry + stage.command)
         self._tell(stage, f"CMD {command} as {stage.user}, root read-only", "run")
+
+    def _ill(self, stage: Stage, environment: dict[str, str]) -> str:
+        """The last words of a health check that does not pass; empty where it does."""
+        check = self.enter(stage, stage.health, environment, sealed=True)
+        said = check.communicate()[0].decode(errors="replace").split("\n")
+        return next((line for line in reversed(said) if line), "it said nothing") if check.returncode else ""
 
     def _tell(self, stage: Stage, step: str, outcome: str, seconds: float = 0.0) -> None:
         self.steps.append({"stage": stage.name, "step": step, "outcome": outcome, "seconds": round(seconds, 1)})

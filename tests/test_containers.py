@@ -273,3 +273,8 @@ def test_steps_are_run_in_a_root_of_their_own_and_served_read_only(tmp_path):
     (tmp_path / "third").mkdir()
     tried = rehearse.Rehearsal(file, tmp_path / "third", {}, [])
     tried.serve(tried.build("last"), {})  # even root can write to no place but the volumes
+    file.write_text(SMALL.replace('["test", "-s", "/data/here"]', '["/bin/sh", "-c", "echo not yet; false"]'))
+    (tmp_path / "fourth").mkdir()
+    tried = rehearse.Rehearsal(file, tmp_path / "fourth", {}, [])
+    with pytest.raises(rehearse.RehearsalError, match="within 0 s: not yet"):
+        tried.serve(tried.build("last"), {}, patience=0)

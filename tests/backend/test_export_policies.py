@@ -299,7 +299,7 @@ def test_a_run_that_was_killed_goes_on(export):
     line = [sys.executable, "-m", "backend", "export", "--from-json", str(export.folder / "tasks.json")]
     line += ["--format", "png", "--out", str(export.folder / "out")]
     process = subprocess.Popen(line, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not list((export.folder / "out").glob("*.png")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

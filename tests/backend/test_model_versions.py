@@ -138,10 +138,13 @@ def test_the_commands(tmp_path, versions, whole, monkeypatch):
     versions.add(whole("nano-1"), replace(version("nano-1"), scores={"corrections": {"difference": 0.051}}))
     assert run("promote", "nano-1").exit_code == 0
     assert run("promote", "nano-9").exit_code == 2
+    lines = run("list").output.splitlines()
+    assert lines[0] == "nano-1 (serves)" and "promoted; made" in lines[1] and "held out +0.051" in lines[1]
     out = tmp_path / "list.json"
     assert run("list", "--json", str(out)).exit_code == 0
     told = json.loads(out.read_text())
     assert told["current"] == "nano-1" and told["versions"][0]["serves"]
     assert "serves again" in run("rollback").output
+    assert run("list").output.splitlines()[-1] == "The model of the settings (base) serves."
     assert run("rollback").exit_code == 2
     assert run("promote", "base").exit_code == 0
