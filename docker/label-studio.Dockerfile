@@ -13,9 +13,11 @@ RUN ! command -v cc && ! command -v gcc && ! command -v clang
 RUN useradd --uid 10002 --user-group --create-home label-studio && \
     install --directory --owner=label-studio --group=label-studio /data
 COPY --from=packages /opt/label-studio /opt/label-studio
-# The root file system is read-only when this runs: all that is written goes to /data and /tmp.
+# The root file system is read-only when this runs: all that is written goes to /data and /tmp. Nothing is reported to
+# anybody: neither use nor errors.
 ENV PATH=/opt/label-studio/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    LABEL_STUDIO_BASE_DATA_DIR=/data LABEL_STUDIO_COLLECT_ANALYTICS=false LABEL_STUDIO_LATEST_VERSION_CHECK=false
+    LABEL_STUDIO_BASE_DATA_DIR=/data LABEL_STUDIO_COLLECT_ANALYTICS=false LABEL_STUDIO_LATEST_VERSION_CHECK=false \
+    LABEL_STUDIO_SENTRY_DSN= LABEL_STUDIO_FRONTEND_SENTRY_DSN=
 WORKDIR /data
 USER 10002:10002
 VOLUME ["/data"]
