@@ -24,6 +24,8 @@ from backend.media import MediaFetcher
 from backend.pictures import decode_picture
 from backend.rle import decode_mask
 from backend.settings import MEGABYTE
+from backend.starting import code_folder
+from x2sam.placement import find_compiler
 
 LARGEST_ANSWER = 4 * MEGABYTE
 """Beyond this the browser needs seconds for each answer: it unpacks and packs every region again."""
@@ -88,6 +90,18 @@ def check_model(visit: Visit) -> Finding | str:
     if health.entry("state") == "ready":
         return name
     return Finding(Mark.NOTE, f"{health.entry('model')} is {health.entry('state')}", "Wait, or look into its log.")
+
+
+def check_compiled(visit: Visit) -> Finding | str:
+    """Where parts of the network are to be compiled, there is a compiler; what was compiled is told."""
+    if not visit.settings.compiled:
+        raise NotNow("X2SAM_COMPILE is 0: every part of the network is computed eagerly")
+    compiler, folder = find_compiler(), code_folder(visit.settings)
+    count = len(list(folder.glob("*.so")))
+    if not compiler:
+        text = f"there is no C++ compiler, so nothing more is compiled; {count} files are in {folder}"
+        return Finding(Mark.NOTE, text, "Install g++ or name a compiler in CXX; or leave X2SAM_COMPILE out.")
+    return f"by {compiler}; {count} files in {folder}. What each gains: x2sam_compiled_gain in /metrics, and the log"
 
 
 def check_predict(visit: Visit) -> Finding | str:

@@ -17,7 +17,15 @@ from rich.markup import escape
 
 from backend.clients import LabelStudioClient
 from backend.doctor import Check, Finding, Looked, Mark, Visit, as_json, healthy, walk
-from backend.doctor_answer import check_decode, check_encode, check_media, check_model, check_predict, check_size
+from backend.doctor_answer import (
+    check_compiled,
+    check_decode,
+    check_encode,
+    check_media,
+    check_model,
+    check_predict,
+    check_size,
+)
 from backend.doctor_connection import (
     check_address,
     check_attached,
@@ -46,6 +54,7 @@ CHECKS = (
     Check("media", "Fetching its picture", check_media, ("task",)),
     Check("decode", "Reading its picture", check_decode, ("media",)),
     Check("model", "Model", check_model),
+    Check("compiled", "Compiled code", check_compiled),
     Check("predict", "Answering a prompt", check_predict, ("decode", "model")),
     Check("encode", "The answer's masks", check_encode, ("predict",)),
     Check("size", "The answer's size", check_size, ("predict",)),
@@ -118,7 +127,7 @@ def loaded(settings: Settings, wanted: bool) -> Iterator[LoadedBackend | None]:
     with tempfile.TemporaryDirectory(prefix="x2sam-doctor-") as folder:
         # beside a backend that runs: nothing of its caches and its journal, and no work that nobody waits for
         own = {"media_cache_dir": folder, "features_dir": "", "features_disk_bytes": 0, "journal_bytes": 0}
-        alone = replace(settings, **own, warm_tasks=0)
+        alone = replace(settings, **own, warm_tasks=0, compiled=False)
         app = create_app(alone, lambda: load_engine(alone))
         try:
             yield LoadedBackend(app, alone)

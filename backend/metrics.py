@@ -106,7 +106,12 @@ class _EngineCollector:
         memory = GaugeMetricFamily("x2sam_device_memory_bytes", "Memory of the device", labels=["kind"])
         for name, size in vitals.memory.items():
             memory.add_metric([name], size)
-        yield from (waiting, oldest, memory)
+        compiled = GaugeMetricFamily(
+            "x2sam_compiled_gain", "Times as quick as eagerly that compiled parts are; 0: eager", labels=["part"]
+        )
+        for part, gain in vitals.compiled.items():
+            compiled.add_metric([part], gain)
+        yield from (waiting, oldest, memory, compiled)
         yield GaugeMetricFamily("x2sam_device_step_seconds", "Age of the running step", value=vitals.running or 0.0)
         yield GaugeMetricFamily("x2sam_device_responsive", "1 unless a step is stuck", value=float(vitals.responsive))
         yield CounterMetricFamily("x2sam_device_restarts", "Replaced device threads", value=vitals.restarts)

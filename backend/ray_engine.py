@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -100,6 +100,7 @@ class RayEngine:
             memory=dict(sum((Counter(one.memory) for one in vitals), Counter())),
             shortages=sum(one.shortages for one in vitals),
             threads=max((one.threads for one in vitals), default=0),
+            compiled=_least([one.compiled for one in vitals]),
         )
 
     @property
@@ -391,6 +392,11 @@ def _connect(settings: Settings) -> None:
 def _vitals(told: dict[str, Any]) -> EngineVitals:
     queues = {name: QueueVitals(**queue) for name, queue in told["queues"].items()}
     return EngineVitals(**(told | {"queues": queues}))
+
+
+def _least(gains: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By part of the network what compiling gains where it gains least."""
+    return {part: min(one.get(part, 0.0) for one in gains) for part in {name for one in gains for name in one}}
 
 
 def _added(queues: Sequence[Any]) -> dict[str, QueueVitals]:

@@ -69,6 +69,11 @@ def _folders(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "X2SAM_RECORD_DIR", settings.record_dir
 
 
+def code_folder(settings: Settings) -> Path:
+    """Where compiled code is kept, for the owner of the process alone."""
+    return Path(settings.state_dir).expanduser() / "compiled"
+
+
 def base_model(settings: Settings) -> str:
     """The model's name; a directory that is one model by itself goes before what ``auto`` would choose."""
     if settings.model == "auto" and settings.model_dir:

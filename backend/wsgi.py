@@ -19,7 +19,7 @@ from backend.errors import SettingsError
 from backend.heap import HeapKeeper
 from backend.hot_swap import VersionLoader
 from backend.settings import Settings
-from backend.starting import base_directory, base_model, check_device
+from backend.starting import base_directory, base_model, check_device, code_folder
 from x2sam.placement import version_of
 
 
@@ -45,6 +45,7 @@ def load_engine(settings: Settings, directory: Path | None = None) -> Engine:
         waiting=settings.queue,
         together=settings.together or None,
         hang=settings.hang_seconds,
+        compiled=code_folder(settings) if settings.compiled else None,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from x2sam.bench_clicks import clicks_of, compare_clicks, compare_words, measure_clicks
+from x2sam.bench_compiled import measure_compiled
 from x2sam.bench_exact import difference_in_float64, overlap_with_float32, rounded
 from x2sam.bench_models import WORDS
 from x2sam.bench_plan import Bench, Plan, Step, device_peak, reset_device_peak
@@ -31,8 +32,8 @@ TOLERANCE = 1e-6
 # Of float32 the masks are compared: rounding that carries a cell of a mask between two layers over one half lets a
 # query look there or not, which moves its later logits by hundredths.
 LEAST_OVERLAP = 0.999
-# calls of ``step`` in :func:`run`
-STEPS = 8
+# calls of ``step`` in :func:`run`, and how many more there are for compiled code
+STEPS, STEPS_COMPILED = 8, 2
 
 
 def run(engine: Engine, plan: Plan, step: Step = lambda text: None) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def run(engine: Engine, plan: Plan, step: Step = lambda text: None) -> dict[str,
             "straightforward_peak_device_mb": device_peak(engine),
         }
         measure_together(bench)
+        measure_compiled(bench)
     bench.step("the same in other precisions")
     prompts = [*(prompts[0] for prompts in clicks_of(plan.picture, 4)), Prompt(text=WORDS)]
     bench.result["float32_mask_iou"] = overlap_with_float32(engine, bench.picture, prompts)
@@ -97,6 +99,10 @@ def rows_of(result: dict[str, Any]) -> Sequence[tuple[str, float | None, float |
     for what, counts in result["together"].items():
         name = what.replace("_", " ")
         rows += [(f"{n} {name} at once", t["together_ms"], t["one_by_one_ms"], "ms") for n, t in counts.items()]
+    for what in ("first_click", "next_click", "words"):
+        if times := (result["compiled"] or {}).get(what):
+            name = f"{what.replace('_', ' ')}, compiled; eager"
+            rows.append((name, times["compiled_ms"], times["eager_ms"], "ms"))
     plain = result.get("straightforward_track_fps", {})
     for mode, speeds in result["track_fps_by_memory"].items():
         rows += [(f"tracking {n}, {mode}", fps, plain.get(n), "frames/s") for n, fps in speeds.items()]

@@ -21,7 +21,8 @@ from x2sam.structures import Prompt
 
 Step = Callable[[str], None]
 PARTS = ("first", "text", "together", "track")
-"""What is measured besides next clicks: first clicks, words, prompts that wait together, tracking."""
+"""What is measured besides next clicks: first clicks, words, prompts that wait together, tracking. Only where it is
+named, as it takes long: "compiled", parts of the network that are compiled."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Plan:
     """What is measured. Sizes are (H, W); ``frames`` of a clip; ``straight``: requests of the straightforward way;
     ``waiting``: how many prompts wait for one picture.
 
-    parts: of :data:`PARTS`; clicks are always measured
+    parts: see :data:`PARTS`; clicks are always measured
     track_seconds: tracking is left out when one run of it would take longer than this
     """
 
@@ -87,6 +88,14 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     began = time.perf_counter()
     value = work()
     return (time.perf_counter() - began) * 1e3, value
+
+
+def noted(times: list[tuple[float, float]], work: Callable[[], Any]) -> Any:
+    """The result; its milliseconds, and those of the processor, are noted."""
+    began = time.process_time()
+    spent, value = timed(work)
+    times.append((spent, (time.process_time() - began) * 1e3))
+    return value
 
 
 def note_difference(bench: Bench, name: str, ours: LevelPrediction | None, *others: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from x2sam.bench_clicks import clicks_of
 from x2sam.bench_exact import overlap, rounded
 from x2sam.bench_models import WORDS
-from x2sam.bench_plan import Bench, timed
+from x2sam.bench_plan import Bench, noted
 from x2sam.data.tasks import find_task
 from x2sam.inference.object_rounds import Ask
 from x2sam.inference.session import Session
@@ -70,18 +69,10 @@ def _both(bench: Bench, work: Work, items: Sequence[Any]) -> dict[str, dict[str,
     for count in bench.plan.waiting:
         some, spent = items[:count], {"one_by_one": [], "together": []}
         for _ in range(min(3, bench.plan.repeats)):
-            alone = _noted(spent["one_by_one"], lambda s=some: bench.engine.run(lambda: [work([one])[0] for one in s]))
-            together = _noted(spent["together"], lambda s=some: bench.engine.run(lambda: work(s)))
+            alone = noted(spent["one_by_one"], lambda s=some: bench.engine.run(lambda: [work([one])[0] for one in s]))
+            together = noted(spent["together"], lambda s=some: bench.engine.run(lambda: work(s)))
         bench.overlaps += [overlap(one, other) for one, other in zip(alone, together, strict=True)]
         (plain, plain_cpu), (ours, ours_cpu) = (np.median(times, axis=0).tolist() for times in spent.values())
         rows = {"together_ms": ours, "one_by_one_ms": plain, "ratio": plain / ours, "ratio_cpu": plain_cpu / ours_cpu}
         told[str(count)] = {name: rounded(value) for name, value in rows.items()}
     return told
-
-
-def _noted(times: list[tuple[float, float]], work: Callable[[], Any]) -> Any:
-    """The result; its milliseconds, and those of the processor, are noted."""
-    began = time.process_time()
-    spent, value = timed(work)
-    times.append((spent, (time.process_time() - began) * 1e3))
-    return value

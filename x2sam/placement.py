@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 from x2sam.errors import DeviceError, WeightsError
@@ -59,6 +61,12 @@ def find_device(name: str) -> str:
     if gone or (device.type == "mps" and not torch.backends.mps.is_available()):
         raise DeviceError(f"{name} is not there; use cpu")
     return name
+
+
+def find_compiler() -> str:
+    """The C++ compiler that PyTorch would use: ``CXX``, by default ``g++``; empty where it is not there."""
+    words = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    return shutil.which(words[0]) or ""
 
 
 def version_of(directory: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import time
 
 import numpy as np
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from backend.clients import LabelStudioClient, LimitedClient, NoAnswer, shown
 from backend.doctor import Check, Finding, Mark, NotNow, Problem, Visit, as_json, healthy, walk
-from backend.doctor_answer import LARGEST_ANSWER, check_encode, check_size
+from backend.doctor_answer import LARGEST_ANSWER, check_compiled, check_encode, check_size
 from backend.doctor_command import CHECKS, line
 from backend.doctor_setup import check_config
 from backend.errors import MediaError
@@ -106,6 +107,22 @@ def test_brackets_of_servers_are_no_markup():
 )
 def test_addresses_are_shown_without_what_they_may_hide(url, text):
     assert shown(url) == text
+
+
+def test_what_is_compiled_and_by_what(tmp_path, monkeypatch):
+    def look(**changes):
+        settings = Settings(state_dir=str(tmp_path), **changes)
+        return check_compiled(Visit(settings, LabelStudioClient(settings)))
+
+    with pytest.raises(NotNow, match="X2SAM_COMPILE is 0"):
+        look()
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    missing = look(compiled=True)
+    assert missing.mark is Mark.NOTE and "no C++ compiler" in missing.text and "g++" in missing.mend
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled" / "one.so").touch()
+    monkeypatch.setenv("CXX", sys.executable)
+    assert look(compiled=True).startswith(f"by {sys.executable}; 1 files in {tmp_path / 'compiled'}")
 
 
 ANSWERS = {

@@ -72,12 +72,13 @@ def test_stages_by_kind_of_prompt(client, captured):
 
 def test_the_queue_and_the_device(client, engine):
     queues = {"click": QueueVitals(3, 1.5), "batch": QueueVitals(2, 9.0)}
-    engine.vitals = EngineVitals(queues, 0.25, True, 4, {"allocated": 12345})
+    engine.vitals = EngineVitals(queues, 0.25, True, 4, {"allocated": 12345}, compiled={"encoder": 1.5})
     text = client.get("/metrics").text
     for line in (
         'x2sam_queue_length{class="click"} 3.0',
         'x2sam_queue_age_seconds{class="batch"} 9.0',
         'x2sam_device_memory_bytes{kind="allocated"} 12345.0',
+        'x2sam_compiled_gain{part="encoder"} 1.5',
         "x2sam_device_step_seconds 0.25",
         "x2sam_device_responsive 1.0",
         "x2sam_device_restarts_total 4.0",

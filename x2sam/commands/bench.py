@@ -29,6 +29,7 @@ class Part(StrEnum):
     text = "text"
     together = "together"
     track = "track"
+    compiled = "compiled"
     none = "none"
 
 
@@ -46,7 +47,10 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Next clicks that are timed.")] = 12,
     only: Annotated[
         list[Part] | None,
-        typer.Option(help="Beside next clicks measure only this: first, text, together or track; none of it."),
+        typer.Option(
+            help="Beside next clicks measure only this: first, text, together or track; none of it; or compiled, which "
+            "is left out unless it is named, as it compiles for minutes."
+        ),
     ] = None,
     track_seconds: Annotated[
         float, typer.Option(min=0, help="Leave tracking out where it would take longer than this.")
@@ -77,7 +81,8 @@ def bench(
         plan = replace(plan, track_seconds=track_seconds, objects=tuple(objects or plan.objects))
         if only:
             plan = replace(plan, parts=tuple(part.value for part in only), startup=False)
-        with progress_bar(benchmark.STEPS + 2, "building the model") as step:
+        steps = benchmark.STEPS + 2 + benchmark.STEPS_COMPILED * ("compiled" in plan.parts)
+        with progress_bar(steps, "building the model") as step:
             engine, weights, directory = engine_for(size.value, model, where, dtype.value)
             with engine:
                 step("warming up")

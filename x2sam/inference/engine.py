@@ -20,11 +20,13 @@ import torch
 
 from x2sam.data.tokenizer import load_tokenizer
 from x2sam.errors import DeviceError, DeviceMemoryError, WeightsError
+from x2sam.inference.compiling import Compiling
 from x2sam.inference.feature_cache import FeatureCache, FeatureCounts
 from x2sam.inference.feature_store import FeatureStore
 from x2sam.inference.frames import FrameSource, open_frames
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
+from x2sam.inference.network import CodeTable, Network
 from x2sam.inference.scheduler import Joint, Priority, Scheduler, Turn
 from x2sam.inference.session import Session
 from x2sam.model.weights import from_pretrained
@@ -49,13 +51,14 @@ class Engine:
     together: prompts about one picture that are answered at once at most, when several wait; by default as many as
     :data:`TOGETHER` has for the device;
     store, store_bytes: directory and budget of features on disk, none unless both are given. They outlive the process
-    and serve pictures whose source tells a digest. The directory belongs to one process at a time."""
+    and serve pictures whose source tells a digest. The directory belongs to one process at a time;
+    compiled: directory of compiled code, see :mod:`x2sam.inference.compiling`; where none is given all is eager."""
 
     def __init__(
         self, model: X2SAM, tokenizer, name: str = "model", version: str | None = None, snap: bool = True,
         memory: str = "pinned", seed: int = 0, cache_bytes: int = 2 * 2**30, generate_limit: int = 256,
         waiting: int = 64, timeout: float = 120.0, hang: float = 120.0, store: str | Path | None = None,
-        store_bytes: int = 0, together: int | None = None,
+        store_bytes: int = 0, together: int | None = None, compiled: str | Path | None = None,
     ):  # fmt: skip
         self.model, self.name, self.version = model, name, version or name
         self.interpreter = Interpreter(model, tokenizer)
@@ -71,6 +74,11 @@ class Engine:
         self._threads = torch.get_num_threads()
         together = TOGETHER.get(self.interpreter.device.type, 1) if together is None else together
         self.scheduler = Scheduler(waiting, timeout, hang, together)
+        self.network = Network(model, CodeTable() if compiled else None)
+        self.compiling: Compiling | None = None
+        if compiled:
+            modestly = lambda job: self.run(job, Priority.BATCH)  # noqa: E731
+            self.compiling = Compiling(model, self.network.table, Path(compiled), modestly)
 
     @classmethod
     def load(cls, name: str | Path = "auto", device: str = "auto", dtype: str = "auto", **settings: Any) -> Engine:
@@ -106,7 +114,7 @@ class Engine:
         """
         source, named = open_frames(frames), key is not None
         key = key if named else uuid.uuid4().hex
-        return Session(self, Looking(self.interpreter, self.cache, source, key, named))
+        return Session(self, Looking(self.interpreter, self.cache, source, key, named, self.network))
 
     @property
     def features(self) -> FeatureCounts:
@@ -119,6 +127,8 @@ class Engine:
         memory, known = memory_of(self.interpreter.device), self.scheduler.vitals()
         responsive = known.responsive and not self._lost
         told = {"shortages": self._shortages, "lost": self._lost, "threads": self._threads}
+        if self.compiling is not None:
+            told["compiled"] = self.compiling.gains
         return replace(known, memory=memory, responsive=responsive, **told)
 
     def run(
@@ -208,6 +218,8 @@ class Engine:
 
     def close(self) -> None:
         self.scheduler.close()
+        if self.compiling is not None:
+            self.compiling.close()
         if self.store is not None:
             self.store.close()
 

@@ -137,8 +137,12 @@ class Interpreter:
 
     def encode(self, frame: np.ndarray | Tensor) -> EncodedFrame:
         """The mask encoder's maps of a picture uint8 (H, W, 3), or of its :meth:`pixels`."""
+        return self.model.encode(self.placed(frame))
+
+    def placed(self, frame: np.ndarray | Tensor) -> Tensor:
+        """Pixels of a picture, or those that were made ahead, on the device."""
         pixels = frame if torch.is_tensor(frame) else self.pixels(frame)
-        return self.model.encode(pixels.to(self.device, non_blocking=True))
+        return pixels.to(self.device, non_blocking=True)
 
     def read(
         self,

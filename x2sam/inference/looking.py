@@ -16,8 +16,9 @@ from x2sam.errors import FramesError
 from x2sam.inference.feature_cache import FeatureCache, Sized
 from x2sam.inference.frames import FrameSource
 from x2sam.inference.interpreter import Interpreter, Looked
+from x2sam.inference.network import Network
 from x2sam.inference.preprocess import FrameSizes, frame_sizes
-from x2sam.model.mask_decoder import PreparedMaps
+from x2sam.model.mask_decoder import Condition, LevelPrediction, PreparedMaps
 from x2sam.model.x2sam import X2SAM, EncodedFrame, FrameFeatures
 from x2sam.stages import stage
 
@@ -40,7 +41,7 @@ class _Held:
 
 class Looking:
     """The features of one piece of media. ``key`` names it in the cache that all media share; ``named``: somebody gave
-    it that name and may come back with it.
+    it that name and may come back with it; ``network``: how the model's parts are called, eagerly unless it is given.
 
     Where the frames tell a digest of their content (see :class:`x2sam.inference.frames.FrameSource`), features are
     kept by that, so the same picture is known again in other media and after a restart.
@@ -50,10 +51,12 @@ class Looking:
     """
 
     def __init__(
-        self, interpreter: Interpreter, cache: FeatureCache, frames: FrameSource, key: Hashable, named: bool = False
-    ):
+        self, interpreter: Interpreter, cache: FeatureCache, frames: FrameSource, key: Hashable, named: bool = False,
+        network: Network | None = None,
+    ):  # fmt: skip
         self.interpreter, self.cache, self.frames, self.key, self.named = interpreter, cache, frames, key, named
         self.model: X2SAM = interpreter.model
+        self.network = network or Network(interpreter.model)
         self._digest_of = getattr(frames, "digest", None)
         self._held: dict[int, _Held] = {}
         self._lock = threading.Lock()
@@ -116,7 +119,7 @@ class Looking:
         """The mask encoder's maps, not cached: for frames that are visited once."""
         held = self._held.get(frame)
         pixels = None if held is None else held.pixels
-        return self.interpreter.encode(self.picture(frame) if pixels is None else pixels)
+        return self.network.encode(self.interpreter.placed(self.picture(frame) if pixels is None else pixels))
 
     def features(self, frame: int) -> FrameFeatures:
         """Of a picture, or of the frame that a track starts from."""
@@ -128,6 +131,10 @@ class Looking:
         never kept on disk."""
         make = lambda: self.model.prepare(self.features(frame))  # noqa: E731
         return self._kept("prepared", [frame], make, derived=True)
+
+    def decode(self, frame: int, condition: Condition, sketch: torch.Tensor | None = None) -> LevelPrediction:
+        """What the network answers to B prompts about a frame by itself; ``sketch`` (B, 1, h, w) is what was drawn."""
+        return self.network.decode(self.features(frame), condition, sketch, self.prepared(frame))
 
     def region_map(self, frame: int) -> torch.Tensor:
         """Where regions are read from, (1, h, w, D)."""

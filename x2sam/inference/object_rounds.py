@@ -104,12 +104,11 @@ class ObjectRounds:
         heard = [hear(ask, sizes) for ask in asks]
         read = iter(self.read_all([one.region for one in heard if one.condition is None], frame, task))
         conditions = [next(read) if one.condition is None else one.condition for one in heard]
-        features, entries = self.looking.features(frame), []
+        sketch = None
         if self.model.config.memory.sketch:
             drawn = torch.from_numpy(np.stack([one.guidance for one in heard]))[:, None]
-            entries = [self.model.sketch(features, drawn.to(features.mask_features))]
-        together, prepared = Condition.stacked(conditions), self.looking.prepared(frame)
-        level = self.model.step(features, together, entries, prepared=prepared)[-1]
+            sketch = drawn.to(self.looking.features(frame).mask_features)
+        level = self.looking.decode(frame, Condition.stacked(conditions), sketch)
         rounds = []
         for one, condition, answer in zip(heard, conditions, level.answers(conditions), strict=True):
             previous = None if one.ask.before is None else one.ask.before.probability

@@ -79,14 +79,12 @@ def answer_on(looking: Looking, worded: Worded, frame: int, light_step: bool = F
 
 def predict_on(looking: Looking, worded: Sequence[Worded], frame: int) -> list[Prediction]:
     """What the network says about one frame by itself, to each of several questions of one task."""
-    model, features = looking.model, looking.features(frame)
     conditions = [one.condition for one in worded]
-    together, pointed = Condition.stacked(conditions), []
+    together, pointed = Condition.stacked(conditions), None
     if _is_pointed(looking, worded[0]):
         # a small model points better with words than it outlines; with the place marked it outlines as for a click
-        pointed = [model.sketch(features, paint_words(features, together))]
-    level = model.step(features, together, pointed, prepared=looking.prepared(frame))[-1]
-    answers = level.answers(conditions)
+        pointed = paint_words(looking.features(frame), together)
+    answers = looking.decode(frame, together, pointed).answers(conditions)
     return [Prediction(one.mask_logits[0], one.class_logits[0], looking.sizes(frame)) for one in answers]
 
 

@@ -36,12 +36,12 @@ class Condition:
 
     def to(self, *args, **kwargs) -> Condition:
         move = lambda x: x.to(*args, **kwargs) if x.is_floating_point() else x.to(x.device)  # noqa: E731
-        return Condition(*(move(x) for x in self._parts))
+        return Condition(*(move(x) for x in self.parts))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Sizes without the batch: conditions with the same can be stacked."""
-        return tuple(tuple(x.shape[1:]) for x in self._parts)
+        return tuple(tuple(x.shape[1:]) for x in self.parts)
 
     @classmethod
     def stacked(cls, conditions: Sequence[Condition]) -> Condition:
@@ -49,14 +49,14 @@ class Condition:
         if len(conditions) == 1:
             return conditions[0]
         classes, tokens = (max(sizes) for sizes in zip(*(c._counts for c in conditions), strict=True))
-        filled = [c._filled(classes, tokens)._parts for c in conditions]
+        filled = [c.filled(classes, tokens).parts for c in conditions]
         return cls(*(torch.cat(parts) for parts in zip(*filled, strict=True)))
 
     @property
     def _counts(self) -> tuple[int, int]:
         return self.classes.shape[1], self.tokens.shape[1]
 
-    def _filled(self, classes: int, tokens: int) -> Condition:
+    def filled(self, classes: int, tokens: int) -> Condition:
         """With so many classes, the background among them and still the last, and so many tokens."""
         if self._counts == (classes, tokens):
             return self
@@ -69,7 +69,7 @@ class Condition:
         )  # fmt: skip
 
     @property
-    def _parts(self) -> tuple[Tensor, ...]:
+    def parts(self) -> tuple[Tensor, ...]:
         return self.classes, self.class_mask, self.tokens, self.token_mask, self.seg
 
 
