@@ -24,12 +24,14 @@ from typing import Any
 
 import torch
 
+import x2sam.model
 from x2sam.errors import StoreError
+from x2sam.inference import network
 from x2sam.inference.network import Layout
 from x2sam.model.x2sam import X2SAM
 
 FORMAT = 1
-"""Raised when the same part would be called with other tensors, or be other operations."""
+"""Raised when files mean something else."""
 BUDGET = 256 * 2**20
 CODE, ABOUT, WORK = ".so", ".json", ".work-"
 _LONGEST_ABOUT = 2**16
@@ -37,12 +39,19 @@ _LOOK_SECONDS = 1.0
 
 
 def subject_of(model: X2SAM, threads: int) -> str:
-    """A digest of all that compiled code depends on besides part and layout: the network's sizes, number type, kind of
-    device, processor, number of threads, version of PyTorch; but not the weights."""
+    """A digest of all that compiled code depends on besides part and layout: the network's source and sizes, number
+    type, kind of device, processor, number of threads, version of PyTorch; but not the weights."""
     sizes = {name: value for name, value in model.config.to_dict().items() if name != "name"}
     where = torch.cuda.get_device_properties(model.device).name if model.device.type == "cuda" else _processor()
-    told = (FORMAT, sizes, str(model.dtype), model.device.type, where, threads, torch.__version__, torch.version.cuda)
+    about = (str(model.dtype), model.device.type, where, threads, torch.__version__, torch.version.cuda)
+    told = (FORMAT, _source(), sizes, *about)
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _source() -> str:
+    """A digest of the code that is compiled."""
+    files = [Path(network.__file__), *sorted(Path(x2sam.model.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _processor() -> str:

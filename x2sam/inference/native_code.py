@@ -8,6 +8,7 @@ seconds and a hundred megabytes.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class NativeCode:
             self._container, count = _ANY(), ctypes.c_size_t()
             make = self._function("CreateWithDevice", _ANY, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p)
             check(make(ctypes.byref(self._container), 1, str(device).encode(), None))
+            weakref.finalize(self, self._function("Delete", _ANY), self._container).atexit = False
             tell = self._function("GetNumOutputs", _ANY, _ANY)
             check(tell(self._container, ctypes.byref(count)))
             tensors = (_ANY, ctypes.c_size_t)  # an array of their handles, and how many
@@ -59,11 +61,6 @@ class NativeCode:
         function = getattr(self._library, f"AOTInductorModelContainer{name}")
         function.restype, function.argtypes = ctypes.c_int32, arguments
         return function
-
-    def __del__(self) -> None:
-        container = getattr(self, "_container", None)
-        if container:
-            self._function("Delete", _ANY)(container)
 
 
 def check(code: int) -> None:

@@ -84,17 +84,19 @@ def decode(
 @dataclass(frozen=True)
 class Part:
     """A part of a request that is the same operations on the same shapes every time, as a module that takes and gives
-    tensors only; ``children`` of the model are all that it uses."""
+    tensors only; ``children`` of the model are all that it uses. ``steady``: rounding moves nothing in it by much, as
+    it decides nothing; the mask decoder does, where its queries may look next."""
 
     module: type[nn.Module]
     children: tuple[str, ...]
+    steady: bool
 
 
 _DECODING = ("mask_decoder", "memory_encoder", "memory_attention", "memory_bridge", "sketch_bridge")
 PARTS = {
-    "decoder with sketch": Part(DecodeDrawn, _DECODING),
-    "decoder": Part(Decode, _DECODING),
-    "encoder": Part(Encode, ("mask_encoder",)),
+    "decoder with sketch": Part(DecodeDrawn, _DECODING, steady=False),
+    "decoder": Part(Decode, _DECODING, steady=False),
+    "encoder": Part(Encode, ("mask_encoder",), steady=True),
 }
 """The pixel decoder is not among them: a place that it reads at the edge of a cell is rounded otherwise there, and then
 it reads the cell beside (:file:`SPEED.md`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +18,10 @@ import numpy as np
 import pytest
 import torch
 
+from x2sam.bench import rows_of, run
 from x2sam.bench_models import random_model
-from x2sam.errors import StoreError
+from x2sam.bench_plan import Plan
+from x2sam.errors import MeasurementError, StoreError
 from x2sam.inference import compiling
 from x2sam.inference.code_files import WORK, CodeFiles, subject_of
 from x2sam.inference.compiling import NotCompiledError, compile_beside, differs
@@ -195,36 +198,32 @@ def test_code_is_for_one_version_of_pytorch_and_one_kind_of_processor(tiny_model
 
 
 @pytest.fixture
-def compiled_engine(tmp_path, build_engine, tiny_model, monkeypatch):
-    """(code by module, seconds of the eager way and of the code) to an engine for which a stand-in compiles."""
+def stand_in(tiny_model, monkeypatch):
+    """(code by module, seconds of the eager way and of the code): from then on a stand-in compiles for the tiny model,
+    and its code is what a function makes of the eager module."""
 
-    def build(code=lambda module: lambda tensors: list(module(*tensors)), times=(2.0, 1.0), model=None):
+    def begin(code=lambda module: lambda tensors: list(module(*tensors)), times=(2.0, 1.0)):
         def beside(request, place, stop):
-            Path(request["out"]).write_bytes(b"code")
+            Path(request["out"]).write_text(request["part"])
             return 1.0
 
-        made = iter(range(99))
-
-        order, network = ["encoder", "decoder"], model or tiny_model
-
         def load(path, weights):
-            part = order[next(made)]
-            for ours, theirs in zip(weights, weights_of(part, network).values(), strict=True):
-                assert ours is theirs
-            return code(PARTS[part].module(network))
+            part = path.read_text()
+            assert all(a is b for a, b in zip(weights, weights_of(part, tiny_model).values(), strict=True))
+            return code(PARTS[part].module(tiny_model))
 
         both = compiling.both_ways
         monkeypatch.setattr(compiling, "find_compiler", lambda: "/usr/bin/c++")
         monkeypatch.setattr(compiling, "compile_beside", beside)
         monkeypatch.setattr(compiling, "NativeCode", load)
         monkeypatch.setattr(compiling, "both_ways", lambda *given: (both(*given), times)[1])
-        return build_engine(network, compiled=tmp_path / "code")
 
-    return build
+    return begin
 
 
-def test_what_is_faster_and_equal_is_put_into_service(compiled_engine, build_engine):
-    engine = compiled_engine()
+def test_what_is_faster_and_equal_is_put_into_service(stand_in, build_engine, tmp_path):
+    stand_in()
+    engine = build_engine(compiled=tmp_path / "code")
     expected = answers_of(build_engine())
     assert_same(answers_of(engine), expected)
     assert engine.compiling.settle(20)
@@ -241,12 +240,32 @@ def test_what_is_faster_and_equal_is_put_into_service(compiled_engine, build_eng
         ("have other shapes", {"code": lambda m: lambda t: list(m(*t))[:-1]}),
     ],
 )
-def test_what_is_not_faster_or_not_equal_stays_eager_and_is_told(compiled_engine, caplog, told, settings):
-    engine = compiled_engine(**settings)
+def test_what_is_not_faster_or_not_equal_stays_eager_and_is_told(
+    stand_in, build_engine, tmp_path, caplog, told, settings
+):
+    stand_in(**settings)
+    engine = build_engine(compiled=tmp_path / "code")
     answers_of(engine)
     assert engine.compiling.settle(20)
     assert set(engine.vitals.compiled.values()) == {0.0}
     assert sum("stays eager" in record.message and told in record.message for record in caplog.records) == 2
+
+
+def test_the_benchmark_asks_both_ways_in_turn(stand_in, tiny_engine):
+    stand_in()
+    plan = Plan(repeats=4, straight=1, picture=(48, 64), clip=(32, 48), frames=9, parts=("compiled",))
+    result = run(tiny_engine, plan)
+    compiled = result["compiled"]
+    assert compiled["gains"] == {"encoder": 2.0, "decoder": 2.0} == dict.fromkeys(compiled["compile_seconds"], 2.0)
+    assert all(compiled[kind]["eager_ms"] > 0 < compiled[kind]["ratio"] for kind in ("first_click", "next_click"))
+    assert result["differences"]["compiled"] < 1e-4
+    assert any("next click, compiled" in row[0] for row in rows_of(result))
+
+
+def test_a_part_that_can_not_be_compiled_is_no_measurement(stand_in, tiny_engine):
+    stand_in(times=(1.0, 1.0))
+    with pytest.raises(MeasurementError, match="nothing could be compiled"):
+        run(tiny_engine, Plan(repeats=4, straight=1, picture=(48, 64), parts=("compiled",)))
 
 
 def test_without_a_compiler_everything_stays_eager_and_is_told(tmp_path, build_engine, monkeypatch, caplog):
@@ -283,13 +302,22 @@ def test_a_process_that_compiles_ends_with_the_engine(tmp_path):
     assert time.monotonic() - began < 20
 
 
+def test_a_process_that_compiles_does_not_outlive_the_server():
+    program = (
+        "import threading, time; from x2sam.inference.compile_child import end_with_whoever_asked as end;"
+        "threading.Thread(target=end).start(); time.sleep(100)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=b"", timeout=90, cwd=ROOT, start_new_session=True)
+    assert done.returncode == -signal.SIGKILL
+
+
 def test_rounding_is_no_difference():
     one = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert differs([one + 1e-5], [one]) == ""
+    assert differs([one + 1e-5], [one], steady=True) == ""
     flipped = one.clone()
     flipped[0, 0, 0] += 0.05  # a cell more was looked at
-    assert differs([flipped], [one]) == ""
-    assert "apart" in differs([one + 0.01], [one]) and "apart" in differs([one.flip(0)], [one])
+    assert differs([flipped], [one], steady=False) == "" and "apart" in differs([flipped], [one], steady=True)
+    assert all("apart" in differs([other], [one], steady=False) for other in (one + 0.01, one.flip(0)))
 
 
 # for real
@@ -307,7 +335,7 @@ with Engine.load(sys.argv[1], "cpu", compiled=sys.argv[2]) as engine:
     assert engine.compiling.settle(60)
     assert engine.vitals.compiled["decoder"] > 0, engine.vitals.compiled
     engine.open(np.zeros((60, 80, 3), np.uint8)).segment(Prompt(points=(Point(20, 20),)))
-print(sorted({"torch._inductor", "torch._dynamo", "torch.export"} & set(sys.modules)))
+print(sorted({"torch._inductor", "torch._dynamo"} & set(sys.modules)))
 """
 """Answers a click with compiled code from the disk, and tells which parts of PyTorch's compiler were imported."""
 
