@@ -205,7 +205,7 @@ class Settings:
         0, "X2SAM_CPU_THREADS", read=values.whole, text="threads of PyTorch on a CPU", shown="all cores but one"
     )
     compiled: bool = _setting(
-        False, "X2SAM_COMPILE", read=_flag, shown="0",
+        False, "X2SAM_COMPILE", read=values.flag, shown="0",
         text="1: compile parts of the network in idle time, needs a C++ compiler",
     )  # fmt: skip
     engine: str = _setting(
