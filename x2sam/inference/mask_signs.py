@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 LEAST = 1e-4
 _MARGIN = 1.0  # of logits, between the two thresholds of "stable"
+_RING = 3  # cells around a mask that it is compared with
 
 
 def odds(scores: np.ndarray) -> np.ndarray:
@@ -34,6 +36,28 @@ def sharpness(logits: np.ndarray) -> dict[str, np.ndarray]:
 def border(masks: np.ndarray) -> np.ndarray:
     """The share of the picture's border that masks (n, h, w) touch, float (n,)."""
     return np.concatenate([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1).mean(1)
+
+
+def whole(masks: np.ndarray) -> np.ndarray:
+    """The share of each mask bool (n, h, w) that its largest part has, float (n,), 0 of an empty one."""
+    found = (cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA] for mask in masks)
+    return np.array([areas.max(initial=0) / max(areas.sum(), 1) for areas in found])
+
+
+def distinct(masks: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """How far the colours of masks bool (n, h, w), their rims left out, are from those just around them, float (n,):
+    log of one more than the distance of the means in Lab. picture: uint8 (H, W, 3) RGB of the same part of the world.
+    0 where there is nothing inside or around."""
+    small = cv2.resize(picture, masks.shape[:0:-1], interpolation=cv2.INTER_AREA)
+    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
+    square, found = np.ones((3, 3), np.uint8), np.zeros(len(masks))
+    for number, mask in enumerate(masks):
+        flat = mask.astype(np.uint8)
+        core, around = cv2.erode(flat, square) > 0, (cv2.dilate(flat, square, iterations=_RING) > 0) & ~mask
+        core = core if core.any() else mask
+        if core.any() and around.any():
+            found[number] = np.log1p(np.linalg.norm(lab[core].mean(0) - lab[around].mean(0)))
+    return found
 
 
 def overlaps(flat: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Which of the queries a phrase means, for small networks: what it says of colour, place and size is measured.
 
 A small network tells stuff and the main thing of a picture by words, but hardly "the red cup on the left" from the
-other cup. Colours, sides and sizes can be measured on each query's mask, so they are, and weighed together with the
-class score, the heat of the words and how sharp a mask is. The query with the largest sum is the answer. Weights are
-fitted by :mod:`x2sam.inference.pointing_fit`.
+other cup, or a star from a ring. Colours, sides, sizes and outlines can be measured on each query's mask, so they are,
+and weighed together with the class score, the heat of the words and how sharp a mask is. The query with the largest sum
+is the answer. Weights are fitted by :mod:`x2sam.inference.pointing_fit`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 
 from x2sam.data.colours import COLOUR_NAMES, colour_matches
 from x2sam.errors import WeightsError
-from x2sam.inference.mask_signs import LEAST, border, odds, overlaps, sharpness, sigmoid
+from x2sam.inference.mask_signs import LEAST, border, distinct, odds, overlaps, sharpness, sigmoid, whole
+from x2sam.inference.outlines import LEAST_PIXELS, NAMES, SHAPES, embedded_outline_names, measures
 
 FILE = Path(__file__).parent.parent / "data" / "pointing.json"
 SIGNS = (
@@ -30,6 +31,9 @@ SIGNS = (
     "across",  # middle of the mask towards the side that the words name, in widths of the picture
     "upright",  # the same in heights, of top and bottom
     "amid",  # minus its distance from the middle line, where the words name the middle
+    "aside",  # "across", and no more than puts it into the third that the words name
+    "aloft",  # "upright", in the same way
+    "midway",  # "amid", 0 in the middle third
     "large",  # log of the mask's share of the picture, where the words ask for a large thing
     "small",  # minus the same, where they ask for a small one
     "size",  # log of the share, whatever the words are
@@ -40,6 +44,10 @@ SIGNS = (
     "edge",  # share of the picture's border that it touches
     "centred",  # minus the distance of its middle from that of the picture
     "agreed",  # mean IoU with all queries, by their scores
+    "whole",  # share of its largest part
+    "distinct",  # how far its colours are from those around it
+    "outline",  # log of how much more probable the shape that the words name is by its outline
+    "figure",  # the same where the words name a thing that has no one shape, such as a bird
 )
 _COLOURS = {**{name: k for k, name in enumerate(COLOUR_NAMES)}, "grey": COLOUR_NAMES.index("gray")}
 _SIDES = {
@@ -50,37 +58,44 @@ _SIDES = {
              **dict.fromkeys(("small", "smallest", "tiny", "little"), -1)},
 }  # fmt: skip
 # "left of the tree" and "his right hand" say nothing about the picture's sides
-_WHOLE = r"(?!\s+the\s+(?:picture|image|photo|frame))"
-_RELATIVE = re.compile(rf"\b(?:left|right|top|middle|bottom)\s+(?:of{_WHOLE}|hand|foot)\b")
+_WHOLE = r"\s+the\s+(?:picture|image|photo|frame)\b"
+_RELATIVE = re.compile(rf"\b(?:left|right|top|middle|bottom)\s+(?:of(?!{_WHOLE})|hand|foot)\b")
 # "the man with the red cap" is not red himself: colours and sizes are said of the head of the phrase
 _APPENDED = re.compile(
     r"\b(?:with|in|that|who|whose|which|on|at|wearing|holding|carrying|behind|beside|before|near|next|by|from|under|over"
     r"|above|below|between|to)\b"
 )
 _FINE = 3  # pixels along the side of a cell that are looked at for its colour
+_DRAWN = 4  # the same, that outlines are drawn on
+_ASIDE, _ALOFT = 0.15, 0.2  # from the middle of the picture to its outer thirds
+_UNLIKE, _LIKE = -6.0, 4.0  # log-odds of a shape that count at most
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a phrase says that can be measured: indices of colours; -1, 0 or 1 for left to right (``across``), top to
-    bottom (``upright``) and small to large (``size``); whether it names the middle (``amid``)."""
+    bottom (``upright``) and small to large (``size``); whether it names the middle (``amid``); the shape that its head
+    names, of :data:`x2sam.inference.outlines.NAMES`."""
 
     colours: tuple[int, ...] = ()
     across: int = 0
     upright: int = 0
     amid: int = 0
     size: int = 0
+    shape: str | None = None
 
     @classmethod
     def of(cls, phrase: str) -> Asked:
         """What contradicts itself says nothing: "left and right"."""
         words = re.findall(r"[a-z]+", _RELATIVE.sub(" ", phrase.lower()))
-        own = re.findall(r"[a-z]+", _APPENDED.split(phrase.lower())[0])
+        own = re.findall(r"[a-z]+", re.sub(rf"\bof{_WHOLE}", " ", _APPENDED.split(phrase.lower())[0]))
         sides = {
             sign: int(np.sign(sum({table[w] for w in (own if sign == "size" else words) if w in table})))
             for sign, table in _SIDES.items()
         }
-        return cls(tuple(sorted({_COLOURS[w] for w in own if w in _COLOURS})), **sides)
+        shapes = [word for word in (w if w in NAMES else w.removesuffix("s") for w in own) if word in NAMES]
+        colours = tuple(sorted({_COLOURS[w] for w in own if w in _COLOURS}))
+        return cls(colours, **sides, shape=shapes[-1] if shapes else None)
 
 
 def signs_of(asked: Asked, logits: np.ndarray, scores: np.ndarray, heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
@@ -90,14 +105,15 @@ def signs_of(asked: Asked, logits: np.ndarray, scores: np.ndarray, heat: np.ndar
     RGB. Masks, heat and picture show the same part of the world.
     """
     count, height, width = logits.shape
-    masks = (logits > 0).reshape(count, -1).astype(np.float32)
+    sharp = logits > 0
+    masks = sharp.reshape(count, -1).astype(np.float32)
     area, cells = masks.sum(1), height * width
     filled = np.maximum(area, 1)
     mean = lambda values: masks @ values.ravel().astype(np.float32) / filled  # noqa: E731
     colour = _share_of_colours(picture, (height, width), asked.colours)
     x, y = (((np.arange(side) + 0.5) / side - 0.5) for side in (width, height))
     across, upright = mean(np.broadcast_to(x, (height, width))), mean(np.broadcast_to(y[:, None], (height, width)))
-    size = np.log(area / cells + 1e-3)
+    size, shape = np.log(area / cells + 1e-3), _likeness(logits, asked.shape)
     columns = {
         "score": odds(scores),
         "heat": mean(sigmoid(heat)),
@@ -106,14 +122,21 @@ def signs_of(asked: Asked, logits: np.ndarray, scores: np.ndarray, heat: np.ndar
         "across": asked.across * across,
         "upright": asked.upright * upright,
         "amid": -asked.amid * np.abs(across),
+        "aside": np.minimum(asked.across * across, _ASIDE),
+        "aloft": np.minimum(asked.upright * upright, _ALOFT),
+        "midway": -asked.amid * np.maximum(np.abs(across) - _ASIDE, 0),
         "large": size * (asked.size > 0),
         "small": -size * (asked.size < 0),
         "size": size,
         "size squared": size**2,
         **sharpness(logits),
-        "edge": border(logits > 0),
+        "edge": border(sharp),
         "centred": -np.hypot(across, upright),
         "agreed": overlaps(masks, masks) @ scores / max(scores.sum(), LEAST),
+        "whole": whole(sharp),
+        "distinct": distinct(sharp, picture),
+        "outline": shape * (asked.shape in SHAPES),
+        "figure": shape * (asked.shape not in SHAPES),
     }
     return np.stack([np.asarray(columns[sign], np.float64) for sign in SIGNS], 1)
 
@@ -138,6 +161,21 @@ def read_pointing_weights(path: Path) -> np.ndarray:
 @cache
 def embedded_pointing_weights() -> np.ndarray:
     return read_pointing_weights(FILE)
+
+
+def _likeness(logits: np.ndarray, name: str | None) -> np.ndarray:
+    """float (Q,): log of how much more probable a shape's name is of the outline of each mask than of any; 0 without a
+    name, and of masks that are too small to have a shape."""
+    found = np.zeros(len(logits))
+    if name is None:
+        return found
+    size = tuple(side * _DRAWN for side in logits.shape[:0:-1])
+    drawn = [cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) > 0 for one in logits]
+    large = [number for number, mask in enumerate(drawn) if mask.sum() >= LEAST_PIXELS]
+    if large:
+        measured = np.stack([measures(drawn[number]) for number in large])
+        found[large] = embedded_outline_names().log_odds(measured)[:, NAMES.index(name)]
+    return found.clip(_UNLIKE, _LIKE)
 
 
 def _share_of_colours(picture: np.ndarray, grid: tuple[int, int], colours: tuple[int, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 
 from x2sam.data.colours import COLOUR_NAMES
 from x2sam.errors import WeightsError
+from x2sam.inference.mask_signs import distinct, whole
 from x2sam.inference.pointing import (
     FILE,
     SIGNS,
@@ -28,18 +29,21 @@ RED, GRAY = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("gray")
 @pytest.mark.parametrize(
     ("phrase", "asked"),
     [
-        ("the red cup on the left", Asked((RED,), across=-1)),
+        ("the red cup on the left", Asked((RED,), across=-1, shape="cup")),
         ("Rightmost GREY bus at the top", Asked((GRAY,), across=1, upright=-1)),
         ("the largest dog in the middle", Asked(amid=1, size=1)),
-        ("small bird in the bottom right corner", Asked(across=1, upright=1, size=-1)),
+        ("small bird in the bottom right corner", Asked(across=1, upright=1, size=-1, shape="bird")),
+        ("the largest dotted stars", Asked(size=1, shape="star")),
+        ("the right side of the frame", Asked(across=1)),
+        ("the bus behind the cross", Asked()),
         ("the chair left of the table", Asked()),
-        ("the cup in her right hand", Asked()),
-        ("the car on the left of the picture", Asked(across=-1)),
+        ("the plate in her right hand", Asked()),
+        ("the car on the left of the picture", Asked(across=-1, shape="car")),
         ("left and right", Asked()),
         ("a bright reddish boat", Asked()),
         ("the man with the red cap on the left", Asked(across=-1)),
         ("the woman who holds a small green bag", Asked()),
-        ("a bouquet of red and gray flowers", Asked(tuple(sorted((RED, GRAY))))),
+        ("a bouquet of red and gray flowers", Asked(tuple(sorted((RED, GRAY))), shape="flower")),
         ("", Asked()),
     ],
 )
@@ -60,13 +64,16 @@ def test_signs_worked_by_hand():
     logits, picture = four_corners()
     heat = np.full((4, 4), -30.0, np.float32)
     heat[:2, 0] = 30.0
-    asked = Asked((RED,), across=1, upright=1, amid=1, size=-1)
+    asked = Asked((RED,), across=1, upright=1, amid=1, size=-1, shape="rod")
     rows = signs_of(asked, logits, np.array([0.5, 0.2, 0.2, 0.1]), heat, picture)
     left, right, bottom, nothing = (dict(zip(SIGNS, row, strict=True)) for row in rows.tolist())
     assert left["score"] == pytest.approx(0.0) and left["heat"] == pytest.approx(0.5)
     # middles lie at (1/8 - 1/2) and (7/8 - 1/2) of the width, the row at 7/8 - 1/2 of the height
     assert (left["across"], right["across"], bottom["across"]) == pytest.approx((-0.375, 0.375, 0.0))
     assert (left["upright"], bottom["upright"]) == pytest.approx((0.0, 0.375)) and left["amid"] == -0.375
+    # 0.15 and 0.2 from the middle is all that the side of a third asks for, and the middle third is within 0.15
+    assert (left["aside"], right["aside"], bottom["aloft"]) == pytest.approx((-0.375, 0.15, 0.2))
+    assert (left["midway"], bottom["midway"]) == pytest.approx((0.15 - 0.375, 0.0))
     assert (left["colour"], right["colour"], bottom["colour"]) == pytest.approx((0.0, 1.0, 0.25))
     # outside of the bottom row 3 of 12 cells are red
     assert right["contrast"] == pytest.approx(1.0) and bottom["contrast"] == pytest.approx(0.0)
@@ -77,8 +84,12 @@ def test_signs_worked_by_hand():
     assert left["inside"] == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-6) and left["centred"] == pytest.approx(-0.375)
     # with itself 1, with the row 1 cell of 7: 0.5 + 0.2 / 7 of 1.0
     assert left["agreed"] == pytest.approx(0.5 + 0.2 / 7)
+    assert left["whole"] == 1.0 and nothing["whole"] == 0.0 and right["distinct"] > left["distinct"]
+    # bars have an outline, nothing has none
+    assert left["outline"] != 0.0 and nothing["outline"] == 0.0 and left["figure"] == 0.0
     plain = signs_of(Asked(), logits, np.array([0.5, 0.2, 0.2, 0.1]), heat, picture)
-    said = [SIGNS.index(s) for s in ("colour", "contrast", "across", "upright", "amid", "large", "small")]
+    named = ("colour", "contrast", "across", "upright", "amid", "aside", "aloft", "midway", "large", "small")
+    said = [SIGNS.index(s) for s in (*named, "outline", "figure")]
     assert not plain[:, said].any()
 
 
@@ -93,6 +104,31 @@ def test_the_words_choose_between_like_masks_and_never_nothing():
     assert meant(signs_of(Asked(), logits, certain, heat, picture), weights) != 3
     empty = np.full((2, 4, 4), -4.0, np.float32)
     assert meant(signs_of(Asked(), empty, np.array([0.1, 0.9]), heat, picture), weights) in (0, 1)
+
+
+def test_shapes_are_told_by_outlines():
+    """A disc, a ring and a square of 40 cells: "the ring" is the one with the hole, though all score alike."""
+    rows, cols = np.mgrid[:40, :40] - 19.5
+    far = np.hypot(rows, cols)
+    masks = np.stack([far < 15, (far < 15) & (far > 8), np.maximum(np.abs(rows), np.abs(cols)) < 13])
+    logits, picture = np.where(masks, 4.0, -4.0).astype(np.float32), np.full((40, 40, 3), 128, np.uint8)
+    heat, alike = np.zeros((40, 40), np.float32), np.full(3, 0.5)
+    for place, shape in enumerate(("circle", "ring", "square")):
+        odds = signs_of(Asked(shape=shape), logits, alike, heat, picture)[:, SIGNS.index("outline")]
+        assert odds.argmax() == place and odds[place] > 0
+    figure = signs_of(Asked(shape="bird"), logits, alike, heat, picture)
+    assert not figure[:, SIGNS.index("outline")].any() and figure[:, SIGNS.index("figure")].any()
+
+
+def test_distinct_and_whole_worked_by_hand():
+    """White cells on black: 100 apart in lightness, which OpenCV counts in 255; grey on grey is not distinct."""
+    masks = np.zeros((3, 12, 12), bool)
+    masks[0, 3:8, 3:8] = masks[1, 0, 0] = masks[1, 5, 5:7] = True
+    picture = np.zeros((12, 12, 3), np.uint8)
+    picture[3:8, 3:8] = 255
+    assert distinct(masks, picture)[[0, 2]] == pytest.approx([np.log(256), 0.0])
+    assert distinct(masks, np.full((12, 12, 3), 90, np.uint8)) == pytest.approx([0.0, 0.0, 0.0])
+    assert whole(masks) == pytest.approx([1.0, 2 / 3, 0.0])
 
 
 def test_weights_are_fitted_to_what_tells_the_right_query():
