@@ -2,8 +2,7 @@
 
 The request comes as a line of JSON, the answer goes as one; the file that it names appears only where the code was
 loaded here and gave what eager code gives. The weights are not needed: they are given to the code when it is loaded,
-so that one file serves every version of a model. It works on what no other process wants of the processor, and ends
-with whoever began it.
+so that one file serves every version of a model. The process ends with whoever began it.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ from x2sam.model.x2sam import X2SAM
 
 def main() -> None:
     request = json.loads(sys.stdin.readline())
-    if request["modest"]:
-        _be_modest()
     threading.Thread(target=end_with_whoever_asked, daemon=True).start()
     print(json.dumps(compile_part(request)), flush=True)
 
@@ -40,7 +37,7 @@ def main() -> None:
 def compile_part(request: dict[str, Any]) -> dict[str, Any]:
     """Seconds that it took, and ``differs``: what is wrong with the code, empty where nothing is and ``out`` is there.
 
-    ``request`` has ``config``, ``part``, ``layout``, ``dtype``, ``device``, ``threads``, ``out``, ``modest``.
+    ``request`` has ``config``, ``part``, ``layout``, ``dtype``, ``device``, ``threads``, ``out``.
     """
     began = time.monotonic()
     torch.set_num_threads(request["threads"])
@@ -84,13 +81,6 @@ def model_for(config: dict[str, Any], dtype: torch.dtype, device: str, children:
         state[name] = value.to(dtype) if value.is_floating_point() else value
     model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False).to(device)
-
-
-def _be_modest() -> None:
-    """Takes what of the processor nobody else wants."""
-    os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def end_with_whoever_asked() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from x2sam.errors import BusyError, DeviceMemoryError, StoreError, X2SAMError
+from x2sam.errors import BusyError, CancelledError, DeviceMemoryError, StoreError, X2SAMError
 from x2sam.inference.code_files import CODE, CodeFiles, subject_of
 from x2sam.inference.native_code import NativeCode
 from x2sam.inference.network import PARTS, Code, CodeTable, Layout, numbers_for, weights_of
@@ -146,7 +146,7 @@ class Compiling:
             if found is not None:
                 return found
             if place is None:
-                raise NotCompiledError("the engine was closed")
+                raise CancelledError("the engine was closed")
             made = place / f"code{CODE}"
             request = {
                 "config": self._model.config.to_dict(), "part": part, "layout": layout, "out": str(made),
@@ -187,7 +187,7 @@ def compile_beside(request: dict[str, Any], place: Path, stop: threading.Event, 
     """Compiles in a process of its own, which has ``place`` for its files; the seconds that it took.
 
     modest: it only gets what nobody else wants of the processor
-    Raises NotCompiledError where nothing came of it, or ``stop`` was set.
+    Raises NotCompiledError where nothing came of it, CancelledError where ``stop`` was set.
     """
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     own = {
@@ -200,21 +200,30 @@ def compile_beside(request: dict[str, Any], place: Path, stop: threading.Event, 
             command, stdin=subprocess.PIPE, stdout=told, stderr=errors, env=os.environ | own, start_new_session=True
         )
         try:
-            process.stdin.write(json.dumps(request | {"modest": modest}).encode() + b"\n")
+            if modest:
+                _make_modest(process.pid)
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
             _wait(process, stop)
-        except BrokenPipeError:
+        except (BrokenPipeError, ProcessLookupError):  # it ended already; what it said tells why
             process.wait(COMPILE_SECONDS)
         finally:
             _end(process)
     return _answer(process.returncode, place)
 
 
+def _make_modest(process: int) -> None:
+    """From its first moment a process gets what nobody else wants of the processor, and so do those that it begins."""
+    os.setpriority(os.PRIO_PROCESS, process, 19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))
+
+
 def _wait(process: subprocess.Popen, stop: threading.Event) -> None:
     until = time.monotonic() + COMPILE_SECONDS
     while process.poll() is None:
         if stop.wait(_LOOK_SECONDS):
-            raise NotCompiledError("the engine was closed")
+            raise CancelledError("the engine was closed")
         if time.monotonic() > until:
             raise NotCompiledError(f"it was not compiled within {COMPILE_SECONDS:.0f} s")
 

@@ -21,7 +21,7 @@ import torch
 from x2sam.bench import rows_of, run
 from x2sam.bench_models import random_model
 from x2sam.bench_plan import Plan
-from x2sam.errors import MeasurementError, StoreError
+from x2sam.errors import CancelledError, MeasurementError, StoreError
 from x2sam.inference import compiling
 from x2sam.inference.code_files import WORK, CodeFiles, subject_of
 from x2sam.inference.compiling import NotCompiledError, compile_beside, differs
@@ -297,7 +297,7 @@ def test_a_process_that_compiles_ends_with_the_engine(tmp_path):
     stop = threading.Event()
     stop.set()
     began = time.monotonic()
-    with pytest.raises(NotCompiledError, match="closed"):
+    with pytest.raises(CancelledError, match="closed"):
         compile_beside({}, tmp_path, stop)
     assert time.monotonic() - began < 20
 
