@@ -19,7 +19,8 @@ Report = Callable[[str, int, int], None]
 
 WORDS = {
     "tasks": "reading tasks", "files": "writing files", "masks": "reading masks", "items": "sending masks",
-    "pictures": "fetching pictures", "collecting": "collecting masks", "training": "learning", "comparing": "comparing",
+    "pictures": "fetching pictures", "collecting": "collecting masks", "training": "learning",
+    "outlining": "learning outlines", "comparing": "comparing",
     "predictions": "pre-annotating", "scores": "settling scores", "overlays": "drawing what was found",
     "requests": "replaying",
 }  # fmt: skip

@@ -142,6 +142,8 @@ def learning(part: str, done: int, whole: int) -> str:
         return "Learning from your masks: it begins."
     if part == "training":
         return f"Learning from your masks: step {done} of {whole}."
+    if part == "outlining":
+        return f"Learning from your masks: outlines, {done} of {whole}."
     if part == "comparing":
         return "Learning from your masks: it is compared with what was before."
     return "Learning from your masks: they are collected."

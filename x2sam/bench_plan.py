@@ -13,7 +13,6 @@ import torch
 from x2sam.data.scenes import generate_clip, generate_picture
 from x2sam.inference.engine import Engine
 from x2sam.inference.object_rounds import Round
-from x2sam.inference.refine import snap_for
 from x2sam.inference.walk import MODES
 from x2sam.model.mask_decoder import LevelPrediction
 from x2sam.straightforward import Watch
@@ -79,8 +78,8 @@ class Bench:
 
     def snap(self, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
         """The last step of a click on :attr:`picture`, as the engine does it."""
-        served = snap_for(self.engine.model.config.memory.sketch)
-        return served(self.picture, answer.probability, prompt.points, prompt.boxes, before)
+        assert self.engine.snap is not None
+        return self.engine.snap(self.picture, answer.probability, prompt.points, prompt.boxes, before)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 from x2sam.errors import DeviceError, WeightsError
@@ -16,6 +16,8 @@ PUBLISHED = "x2sam-4b"
 PUBLISHED_XSAM = "x-sam"
 HUB_NAMES = {"hao9610/X2SAM": PUBLISHED, "hao9610/X-SAM": PUBLISHED_XSAM}
 DIGESTED_BYTES = 256 * 2**20
+SNAP_NET = "snap_net.safetensors"
+"""In a model directory, where there is one: the network of the last light step fitted to this model's own answers."""
 
 
 def model_home() -> Path:
@@ -70,13 +72,17 @@ def find_compiler() -> str:
 
 
 def version_of(directory: Path) -> str:
-    """The version that an engine has when it is loaded from there: the kind of model and a digest of its weights.
+    """The version that an engine has when it is loaded from there: the kind of model and a digest of its weights,
+    those of its own last light step too.
 
     Raises WeightsError where there is no model.
     """
     try:
         name = json.loads((directory / "config.json").read_text(encoding="utf-8"))["name"]
-        return f"{name}-{digest_of(directory / 'model.safetensors')}"
+        digest, own = digest_of(directory / "model.safetensors"), directory / SNAP_NET
+        if own.is_file():
+            digest = sha256(f"{digest} {digest_of(own)}".encode()).hexdigest()[:8]
+        return f"{name}-{digest}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{directory} is no whole model ({type(error).__name__}); convert or download it again"
@@ -85,7 +91,7 @@ def version_of(directory: Path) -> str:
 
 def digest_of(path: Path) -> str:
     """Eight hex digits of the weights: of the whole file, for very large ones of its first part and its size."""
-    digest = hashlib.sha256()
+    digest = sha256()
     size = path.stat().st_size
     with path.open("rb") as file:
         left = min(size, DIGESTED_BYTES)

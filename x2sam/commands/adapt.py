@@ -31,6 +31,9 @@ def adapt(
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Of the new weights in the mean with those before; 0: the usual.")
     ] = 0.0,
+    outline: Annotated[
+        int, typer.Option(min=0, help="Passes from which the last light step learns; 0: it stays as it is.")
+    ] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")] = 0,
     general: Annotated[
         Path | None, typer.Option(help="Labelled pictures on which it must not get worse; default: generated scenes.")
@@ -70,14 +73,18 @@ def adapt(
             torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left to those who answer
         start, clock, wait, told = find_model(model), Clock(), PeopleFirst(people, patience), ProgressFile(progress)
 
-        wanted = Adaptation(steps, rate, seed, share or Adaptation.share)
+        wanted = Adaptation(steps, rate, seed, share or Adaptation.share, outline=outline)
 
         def before_step(number: int, whole: int) -> None:
             wait()
             told.tell("training", number, whole, wait.waited)
 
+        def before_outline(number: int, whole: int) -> None:
+            wait()
+            told.tell("outlining", number, whole, wait.waited)
+
         with clock.measure("train"):
-            finished = learn(start, corrections, out, wanted, place, before_step)
+            finished = learn(start, corrections, out, wanted, place, before_step, before_outline)
         here, there = held_out(OwnPictures(corrections, HELD)), general_set(general)
         whole = 2 * (len(here) + len(there))
         done = iter(range(whole + 1))

@@ -268,6 +268,9 @@ def learning(
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Of the new weights in the mean with those before; 0: as in service.")
     ] = 0.0,
+    outline: Annotated[
+        int, typer.Option(min=0, help="Passes from which the last light step learns; 0: it stays as it is.")
+    ] = 6,
     elsewhere: Annotated[
         Path | None, typer.Option(help="Labelled pictures of other kinds; default: generated scenes.")
     ] = None,
@@ -306,7 +309,7 @@ def learning(
             return Engine.load(directory, place, timeout=PATIENT, hang=PATIENT, snap=snap)
 
         domain = Domain(LabelMapDataset(data), source, shift)
-        wanted = Adaptation(steps, rate, share=share or Adaptation.share)
+        wanted = Adaptation(steps, rate, share=share or Adaptation.share, outline=outline)
         found = evaluate_learning(
             load, find_model(model), domain, out, counts, range(seeds), wanted, elsewhere, pictures, clicks, place,
             told,

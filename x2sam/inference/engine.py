@@ -27,6 +27,7 @@ from x2sam.inference.frames import FrameSource, open_frames
 from x2sam.inference.interpreter import Interpreter
 from x2sam.inference.looking import Looking
 from x2sam.inference.network import CodeTable, Network
+from x2sam.inference.refine import Snap, snap_for, snap_of
 from x2sam.inference.scheduler import Joint, Priority, Scheduler, Turn
 from x2sam.inference.session import Session
 from x2sam.model.weights import from_pretrained
@@ -44,7 +45,8 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """snap: masks are made to obey their clicks; memory: see :data:`x2sam.inference.walk.MODES`;
+    """snap: masks are made to obey their clicks, by ``light_step`` (of :mod:`x2sam.inference.refine`; by default the
+    package's for this kind of model); memory: see :data:`x2sam.inference.walk.MODES`;
     seed: every request draws its region points from it, so equal requests give equal bytes;
     cache_bytes: what features may take in memory; generate_limit: longest generated answer in tokens;
     waiting, timeout, hang: see :class:`x2sam.inference.scheduler.Scheduler`;
@@ -58,11 +60,13 @@ class Engine:
         self, model: X2SAM, tokenizer, name: str = "model", version: str | None = None, snap: bool = True,
         memory: str = "pinned", seed: int = 0, cache_bytes: int = 2 * 2**30, generate_limit: int = 256,
         waiting: int = 64, timeout: float = 120.0, hang: float = 120.0, store: str | Path | None = None,
-        store_bytes: int = 0, together: int | None = None, compiled: str | Path | None = None,
+        store_bytes: int = 0, together: int | None = None, light_step: Snap | None = None,
+        compiled: str | Path | None = None,
     ):  # fmt: skip
         self.model, self.name, self.version = model, name, version or name
         self.interpreter = Interpreter(model, tokenizer)
-        self.snap, self.memory, self.seed, self.generate_limit = snap, memory, seed, generate_limit
+        self.memory, self.seed, self.generate_limit = memory, seed, generate_limit
+        self.snap = (light_step or snap_for(model.config.memory.sketch)) if snap else None
         self.store: FeatureStore | None = None
         if store and store_bytes:
             numbers = f"{self.version} {model.dtype}"
@@ -96,7 +100,8 @@ class Engine:
         model = from_pretrained(directory, getattr(torch, dtype)).to(device)
         # never asked of the hub: a model directory is complete or damaged
         tokenizer = load_tokenizer(directory / "tokenizer")
-        return cls(model, tokenizer, model.config.name, version_of(directory), **settings)
+        last = snap_of(directory, model.config.memory.sketch)
+        return cls(model, tokenizer, model.config.name, version_of(directory), light_step=last, **settings)
 
     @property
     def device(self) -> str:

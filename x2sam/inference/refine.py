@@ -13,17 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from x2sam.errors import PromptError
 from x2sam.inference.refine_evidence import Grid, log_odds
-from x2sam.inference.refine_net import RefineNet, correct, embedded_net
+from x2sam.inference.refine_net import RefineNet, correct, embedded_net, read_net
 from x2sam.inference.refine_terms import Box, Scene, fine_terms, rough_terms
 from x2sam.inference.refine_weights import SnapWeights, embedded_weights
+from x2sam.placement import SNAP_NET
 from x2sam.structures import Point
 
+Snap = Callable[..., np.ndarray]
+"""As :func:`snap`, with weights and network chosen."""
 GRID_SIDE = 104  # cells along the long side of the part that is looked at
 _PIXELS_PER_CELL = 6  # along a side, that are read at most
 _COARSE_SIDE = 1500  # finding the extent of a larger mask, rows and columns are skipped
@@ -93,12 +97,18 @@ def prepare(
     return Scene(grid, lab, log_odds(_sample(probability, grid)), tuple(points), tuple(boxes), before)
 
 
-def snap_for(small: bool) -> Callable[..., np.ndarray]:
+def snap_for(small: bool, net: RefineNet | None = None) -> Snap:
     """:func:`snap` with what was fitted for a model: the published one is right when it is sure, a ``small`` one that
-    was trained here is not always."""
+    was trained here is not always. ``net``: of the small model itself, by default that of the package."""
     if small:
-        return partial(snap, weights=embedded_weights("weak"), net=embedded_net())
+        return partial(snap, weights=embedded_weights("weak"), net=net or embedded_net())
     return partial(snap, weights=embedded_weights("strong"))
+
+
+def snap_of(directory: Path, small: bool) -> Snap:
+    """:func:`snap_for` the model in a directory. Raises :class:`WeightsError` for a damaged file."""
+    own = directory / SNAP_NET
+    return snap_for(small, read_net(own) if small and own.is_file() else None)
 
 
 def weigh(scene: Scene, weights: SnapWeights, net: RefineNet | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -61,17 +61,18 @@ class Met:
 
 
 def objects_of(
-    data: Path, rng: np.random.Generator, hold_out: int = 0, amount: float = 1.0
+    data: Path, rng: np.random.Generator, hold_out: int = 0, amount: float = 1.0, leave_out: Collection[str] = ()
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Picture, truth, ignore of objects worth a click, few of a picture.
 
     Everyday sources give :data:`EVERYDAY`, others :data:`PER_SOURCE`, and as many regions where they have some.
-    ``hold_out`` leaves out what training with the same number leaves out; ``amount`` multiplies these numbers.
+    ``hold_out`` and ``leave_out`` leave out what training with the same settings leaves out; ``amount`` multiplies
+    these numbers.
     """
     dataset = LabelMapDataset(data)
     by_source: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(dataset.records):
-        if not held_out(record, hold_out):
+        if not held_out(record, hold_out) and record.source not in leave_out:
             by_source[record.source].append(index)
     for source, indices in sorted(by_source.items()):
         most = EVERYDAY if source in DAILY_LIFE else PER_SOURCE
@@ -222,7 +223,8 @@ def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np
         engine = Engine.load(options.model)
     kinds = KINDS[options.networks]
     met: list[Met] = []
-    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, options.hold_out, options.amount)):
+    left_out = options.hold_out, options.amount, options.leave_out
+    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, *left_out)):
         simulated = SimulatedNetwork(picture, truth, kinds[(k + turn) % len(kinds)], rng)
         network: Network = simulated
         if engine is not None and rng.random() >= options.simulated:
@@ -250,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hold-out", type=int, default=0, help="leave out one picture in so many, as training does")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="sources that are left out, as training does")
     options = parser.parse_args(arguments)
     target = options.out or FILES[options.networks]
     rng = np.random.default_rng(options.seed)

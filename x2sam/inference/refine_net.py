@@ -71,7 +71,8 @@ def read_net(path: Path) -> RefineNet:
     try:
         net.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as problem:
-        raise WeightsError(f"{path.name} does not fit this version ({problem}); install the package again") from problem
+        message = f"{path.name} does not fit this version ({problem}); install the package or get the model again"
+        raise WeightsError(message) from problem
     return net.eval().requires_grad_(False)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from x2sam.inference.refine_net import FILE, RefineNet, evidence_of, save_net
 from x2sam.inference.refine_weights import SnapWeights, embedded_weights
 
 BATCH = 12
+RATE = 4e-3
 CROSS_ENTROPY = 0.3
 RUN, HELD = 30, 10
 
@@ -50,15 +51,15 @@ def example(met: Met, weights: SnapWeights) -> Example:
 
 
 def stack(examples: Sequence[Example], mirror: Sequence[bool]) -> tuple[torch.Tensor, ...]:
-    """Evidence, score, truth, valid padded to one size, and share and outside, as float32."""
-    side = GRID_SIDE + 1
+    """Evidence, score, truth, valid padded to the size of the largest, and share and outside, as float32."""
+    height, width = (max(sides) for sides in zip(*(e.score.shape for e in examples), strict=True))
     planes = []
     for e, flip in zip(examples, mirror, strict=True):
         whole = np.concatenate([e.evidence, e.score[None], e.truth[None], e.valid[None]]).astype(np.float32)
         if flip:
             whole = whole[:, :, ::-1]
-        planes.append(np.pad(whole, ((0, 0), (0, side - whole.shape[1]), (0, side - whole.shape[2]))))
-    all_ = torch.from_numpy(np.stack(planes))
+        planes.append(np.pad(whole, ((0, 0), (0, height - whole.shape[1]), (0, width - whole.shape[2]))))
+    all_ = torch.from_numpy(np.stack(planes)).contiguous(memory_format=torch.channels_last)
     share = torch.tensor([e.share for e in examples])
     outside = torch.tensor([e.outside for e in examples])
     return all_[:, :-3], all_[:, -3], all_[:, -2], all_[:, -1], share, outside
@@ -70,7 +71,8 @@ def loss_of(net: RefineNet, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
     p = z.sigmoid()
     both = (p * truth * valid).sum((1, 2)) * share
     either = ((p + truth - p * truth) * valid).sum((1, 2)) * share + outside
-    entropy = (F.binary_cross_entropy_with_logits(z, truth, reduction="none") * valid).mean((1, 2))
+    # per cell of the largest grid there is, so that an answer counts alike whatever it is stacked with
+    entropy = (F.binary_cross_entropy_with_logits(z, truth, reduction="none") * valid).sum((1, 2)) / GRID_SIDE**2
     return (1 - both / either).mean() + CROSS_ENTROPY * entropy.mean()
 
 
@@ -87,19 +89,29 @@ def measure(net: RefineNet | None, examples: Sequence[Example]) -> dict[str, flo
     return {regime: round(float(np.mean(values)), 4) for regime, values in sorted(found.items())}
 
 
-def fit(examples: Sequence[Example], steps: int, rng: np.random.Generator) -> RefineNet:
+def new_net(examples: Sequence[Example], rng: np.random.Generator) -> RefineNet:
+    """One that changes nothing yet, its inputs brought to the spread of the examples."""
     torch.manual_seed(0)
     net = RefineNet()
     some = [examples[int(i)].evidence.astype(np.float32) for i in rng.integers(len(examples), size=200)]
     flat = np.concatenate([e.reshape(len(e), -1)[:, ::7] for e in some], 1)
     net.centre.copy_(torch.from_numpy(flat.mean(1)))
     net.spread.copy_(torch.from_numpy(flat.std(1) + 0.05))
-    optimizer = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    for _ in range(steps):
+    return net
+
+
+def fit(
+    net: RefineNet, examples: Sequence[Example], steps: int, rng: np.random.Generator, rate: float = RATE,
+    before_step: Callable[[int, int], None] = lambda number, whole: None,
+) -> RefineNet:  # fmt: skip
+    """Fits ``net`` itself and returns it; ``rate`` is the highest on the way."""
+    net.train().requires_grad_(True).to(memory_format=torch.channels_last)  # half the time of planes one by one
+    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for number in range(steps):
+        before_step(number, steps)
         chosen = [examples[int(i)] for i in rng.integers(len(examples), size=BATCH)]
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(net, stack(chosen, rng.random(BATCH) < 0.5))
+        loss = loss_of(net, stack(chosen, rng.random(BATCH) < 0.5))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -118,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clicks", type=int, default=3, help="answers per object")
     parser.add_argument("--amount", type=float, default=2.0, help="how many objects, as a factor of refine_fit's")
     parser.add_argument("--hold-out", type=int, default=0, help="leave out one picture in so many, as training does")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="sources that are left out, as training does")
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
@@ -131,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # neighbours in the list are answers about one picture: whole runs of them are held out
     held = [e for i, e in enumerate(examples) if i // RUN % HELD == 0]
     fitted = [e for i, e in enumerate(examples) if i // RUN % HELD]
-    net = fit(fitted, options.steps, rng)
+    net = fit(new_net(fitted, rng), fitted, options.steps, rng)
     save_net(net, options.out)
     for name, part in (("fitted on", fitted[:: max(1, len(fitted) // 400)]), ("held out", held)):
         print(f"{name}: weights {measure(None, part)}; with the network {measure(net, part)}")

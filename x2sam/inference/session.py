@@ -21,7 +21,6 @@ from x2sam.inference.meeting import Stop
 from x2sam.inference.object_rounds import Ask, ObjectRounds, Round, rounds_of
 from x2sam.inference.postprocess import Rule
 from x2sam.inference.preprocess import region_masks
-from x2sam.inference.refine import snap_for
 from x2sam.inference.scheduler import Joint, Priority, Turn
 from x2sam.inference.side_by_side import Step, Way, walk_all
 from x2sam.inference.survey import Survey, embedded_survey_weights, survey
@@ -139,8 +138,8 @@ class Session:
 
     def _finish(self, image: np.ndarray, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
         """The answer at picture size, made to obey its clicks unless the engine was told not to."""
-        if self.engine.snap and (prompt.points or prompt.boxes):
-            snap = snap_for(self.looking.model.config.memory.sketch)
+        snap = self.engine.snap
+        if snap is not None and (prompt.points or prompt.boxes):
             return snap(image, answer.probability, prompt.points, prompt.boxes, before)
         plane = torch.from_numpy(answer.probability)[None, None]
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()

@@ -2,13 +2,15 @@
 
 The embedded model learns on episodes, its own corrections mixed with generated scenes so that it does not forget what
 it could do; its language stays as it is, and its new weights are averaged with those it began with (Wortsman et al.,
-"Robust fine-tuning of zero-shot models", 2022). Larger models go through the code of the third stage: LoRA beside the
+"Robust fine-tuning of zero-shot models", 2022). Then its last light step learns from its new answers
+(:mod:`x2sam.training.light_step`). Larger models go through the code of the third stage: LoRA beside the
 language layers, the pixel and mask decoders and the memory; encoders and word embeddings stay.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +24,11 @@ from x2sam.data.readers import DatasetSpec
 from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.data.readers.own_reader import modalities_of
 from x2sam.errors import TrainingError
+from x2sam.inference.refine_net import embedded_net, save_net
 from x2sam.model.weights import load_config, load_tensors
+from x2sam.placement import SNAP_NET
 from x2sam.training.episodes import EpisodeConfig
+from x2sam.training.light_step import learn_light_step, light_step_of
 from x2sam.training.optim import OptimConfig
 from x2sam.training.settings import DataConfig, LoopConfig, ModelConfig, StageConfig, TrainConfig
 from x2sam.training.steps import StepConfig
@@ -44,6 +49,8 @@ class Adaptation:
     seed:   of everything drawn at random
     share:  of the new weights in the mean with those before (small models only)
     fresh:  share of corrected pictures among all that are learned from (small models only)
+    outline: passes over the new network's answers from which the last light step learns, 0 leaves it as it is (small
+            models only)
     """
 
     steps: int = 0
@@ -51,30 +58,41 @@ class Adaptation:
     seed: int = 0
     share: float = 0.8
     fresh: float = 0.6
+    outline: int = 6
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.rate < 0 or not 0 < self.share <= 1 or not 0 < self.fresh <= 1:
-            raise TrainingError("steps and rate can't be negative, share and fresh lie in (0, 1]")
+        if min(self.steps, self.rate, self.outline) < 0 or not 0 < self.share <= 1 or not 0 < self.fresh <= 1:
+            raise TrainingError("steps, rate and outline can't be negative, share and fresh lie in (0, 1]")
 
 
 def adapt(
     start: Path, corrections: Path, out: Path, wanted: Adaptation = Adaptation(), device: str = "cpu",
-    before_step: BeforeStep | None = None,
+    before_step: BeforeStep | None = None, before_outline: BeforeStep = lambda number, whole: None,
 ) -> Path:  # fmt: skip
     """The directory of the adapted model, below ``out``; a run that was stopped goes on.
 
     start:       directory of the model to begin with
     corrections: directory in the ``x2sam`` layout with a split :data:`TRAIN`
+    before_outline: as ``before_step``, of the last light step, which learns after the network (small models only)
 
     :raises FramesError: the corrections can't be read
     :raises TrainingError: there is nothing to learn from, or a step can't be taken
     """
     config = adaptation_config(start, corrections, out, wanted, device)
     finished = train(config, resume=True, device=device, before_step=before_step)
-    if not config.stage.number and wanted.share < 1:
-        average(start, finished, wanted.share)
     if not (finished / "tokenizer").is_dir():
         shutil.copytree(start / "tokenizer", finished / "tokenizer")
+    if not config.stage.number:
+        if wanted.share < 1:
+            average(start, finished, wanted.share)
+        net = light_step_of(start)
+        if wanted.outline:
+            pictures, passes = OwnPictures(corrections, TRAIN), wanted.outline
+            net = learn_light_step(finished, net, pictures, passes, wanted.seed, device, before_outline)
+        if net is embedded_net():
+            (finished / SNAP_NET).unlink(missing_ok=True)
+        else:
+            _replaced(finished / SNAP_NET, lambda part: save_net(net, part))
     return finished
 
 
@@ -162,7 +180,12 @@ def average(start: Path, finished: Path, share: float) -> None:
         else value
         for name, value in after.items()
     }
-    part = path.with_name(".model.safetensors.part")
-    save_file(mixed, part, metadata=about)
+    _replaced(path, lambda part: save_file(mixed, part, metadata=about))
+
+
+def _replaced(path: Path, write: Callable[[Path], None]) -> None:
+    """Has a file written beside ``path``, which then takes its place as a whole."""
+    part = path.with_name(f".{path.name}.part")
+    write(part)
     part.chmod(0o644)
     part.replace(path)

@@ -52,7 +52,7 @@ class ProgressFile:
         self._path, self._clock, self._next = path, clock, 0.0
 
     def tell(self, part: str, done: int, whole: int, waited: float) -> None:
-        """``part``: training or comparing."""
+        """``part``: training, outlining or comparing."""
         if self._path is None or (self._clock() < self._next and done < whole):
             return
         self._next = self._clock() + 0.5

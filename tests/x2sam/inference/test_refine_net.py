@@ -9,7 +9,7 @@ from x2sam.errors import WeightsError
 from x2sam.inference.refine import prepare, snap, snap_for, weigh
 from x2sam.inference.refine_fit import Met, plain_weights
 from x2sam.inference.refine_net import INPUTS, RefineNet, correct, embedded_net, evidence_of, read_net, save_net
-from x2sam.inference.refine_net_fit import example, fit, measure, stack
+from x2sam.inference.refine_net_fit import example, fit, measure, new_net, stack
 from x2sam.inference.refine_terms import fine_terms, rough_terms
 from x2sam.inference.refine_weights import embedded_weights
 from x2sam.structures import Point
@@ -57,7 +57,7 @@ def test_the_evidence_has_its_places():
 def test_it_learns_what_the_weights_do_not_say():
     weights = plain_weights()
     examples = [example(met(seed), weights) for seed in range(24)]
-    net = fit(examples[:16], 60, np.random.default_rng(0))
+    net = fit(new_net(examples[:16], np.random.default_rng(0)), examples[:16], 60, np.random.default_rng(0))
     before, after = measure(None, examples[16:])["first"], measure(net, examples[16:])["first"]
     assert before < 0.75 and after > before + 0.1
     picture, soft, truth, click = request(99)
@@ -91,7 +91,7 @@ def test_files_that_do_not_fit_are_told(tmp_path, content):
     path = tmp_path / "net.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(WeightsError, match="install the package again"):
+    with pytest.raises(WeightsError, match="install the package or get the model again"):
         read_net(path)
 
 

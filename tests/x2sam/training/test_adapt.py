@@ -14,12 +14,16 @@ from typer.testing import CliRunner
 from x2sam.cli import app
 from x2sam.data.readers.own_format import OwnItem, OwnObject, write_dataset
 from x2sam.data.readers.own_pictures import OwnPictures
-from x2sam.errors import TrainingError
+from x2sam.errors import TrainingError, WeightsError
 from x2sam.evaluation.comparing import Thresholds, click_table, compare, held_out, judge
 from x2sam.inference.engine import Engine
+from x2sam.inference.refine import snap_for
+from x2sam.inference.refine_net import embedded_net
 from x2sam.model.weights import load_tensors
+from x2sam.placement import SNAP_NET, version_of
 from x2sam.structures import Sample, SampleObject
 from x2sam.training.adapt import HELD, TRAIN, Adaptation, adapt, adaptation_config, average
+from x2sam.training.light_step import learn_light_step, light_step_of
 from x2sam.training.stages import LORA
 
 SIDE = 64
@@ -88,7 +92,7 @@ def judged(before: Path, after: Path, corrections: Path):
 
 def test_real_corrections_are_taken_and_shuffled_ones_refused(tmp_path, saved, sketching_model, shown):
     start = saved(sketching_model)
-    wanted = Adaptation(steps=60, rate=3e-3, share=1.0, fresh=1.0)
+    wanted = Adaptation(steps=60, rate=3e-3, share=1.0, fresh=1.0, outline=0)
     real = write(tmp_path / "real", shown)
     learned = adapt(start, real, tmp_path / "a", wanted)
     verdict = judged(start, learned, real)
@@ -96,7 +100,7 @@ def test_real_corrections_are_taken_and_shuffled_ones_refused(tmp_path, saved, s
     assert verdict.corrections.after > verdict.corrections.before + 0.2
     order = np.random.default_rng(5).permutation(len(shown))
     wrong = write(tmp_path / "wrong", shown, [shown[int(k)][1] for k in order])
-    spoiled = adapt(learned, wrong, tmp_path / "b", Adaptation(steps=25, rate=3e-3, share=1.0, fresh=1.0))
+    spoiled = adapt(learned, wrong, tmp_path / "b", Adaptation(steps=25, rate=3e-3, share=1.0, fresh=1.0, outline=0))
     verdict = judged(learned, spoiled, wrong)
     assert not verdict.promoted and verdict.reason.startswith("not clearly better"), verdict
     assert verdict.corrections.after < verdict.corrections.before
@@ -132,9 +136,49 @@ def test_a_stopped_run_goes_on(tmp_path, saved, sketching_model, shown):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        adapt(start, corrections, tmp_path / "a", Adaptation(steps=4), before_step=stop_at_three)
-    assert adapt(start, corrections, tmp_path / "a", Adaptation(steps=4), before_step=stop_at_three).is_dir()
+        adapt(start, corrections, tmp_path / "a", Adaptation(steps=4, outline=0), before_step=stop_at_three)
+    assert adapt(start, corrections, tmp_path / "a", Adaptation(steps=4, outline=0), before_step=stop_at_three).is_dir()
     assert seen == [0, 1, 2, 0, 1, 2, 3], "nothing was saved within these seconds"
+
+
+def test_the_last_light_step_learns_too(tmp_path, saved, sketching_model, shown):
+    start, corrections = saved(sketching_model), write(tmp_path / "real", shown[:16])
+    told: list[tuple[int, int]] = []
+    wanted = Adaptation(steps=1, outline=2)
+    learned = adapt(start, corrections, tmp_path / "a", wanted, before_outline=lambda *where: told.append(where))
+    assert told[0] == (0, 18), "twelve corrected pictures are clicked on, and six generated ones"
+    assert told[18:] == [(number, len(told) - 18) for number in range(len(told) - 18)], "steps after that"
+    assert light_step_of(start) is embedded_net()
+    own, package = light_step_of(learned), embedded_net()
+    assert not torch.equal(own.leave.weight, package.leave.weight)
+    version = version_of(learned)
+    with Engine.load(learned, "cpu") as engine:
+        assert engine.version == version and engine.snap.keywords["net"] is not package
+        assert torch.equal(engine.snap.keywords["net"].leave.weight, own.leave.weight)
+    # the next training begins with it, and where nothing is learned it stays
+    again = adapt(learned, corrections, tmp_path / "b", Adaptation(steps=1, outline=0))
+    assert torch.equal(light_step_of(again).leave.weight, own.leave.weight)
+    (learned / SNAP_NET).write_bytes(b"damaged")
+    assert version_of(learned) != version
+    with pytest.raises(WeightsError, match=SNAP_NET):
+        Engine.load(learned, "cpu")
+    (learned / SNAP_NET).unlink()
+    assert version_of(learned) not in (version, version_of(start))
+    with Engine.load(learned, "cpu") as engine:
+        assert engine.snap.keywords["net"] is package
+
+
+def test_it_outlines_the_corrected_kind_better(tmp_path, saved, sketching_model, shown):
+    """On other pictures of discs and boxes in noise than those that were corrected."""
+    start, corrections = saved(sketching_model), write(tmp_path / "real", shown[:24])
+    net = learn_light_step(start, embedded_net(), OwnPictures(corrections, TRAIN), passes=3)
+    others = held_out(OwnPictures(corrections, HELD))
+    found = []
+    for light_step in (None, snap_for(True, net)):
+        with Engine.load(start, "cpu") as engine:
+            engine.snap = light_step or engine.snap
+            found.append(click_table(engine, others, 2).iou.mean())
+    assert found[1] > found[0] + 0.03, found
 
 
 def test_weights_are_averaged(tmp_path, saved, build_tiny):
@@ -164,7 +208,7 @@ def test_the_command_tells_its_verdict(tmp_path, saved, sketching_model, shown, 
     general = write(tmp_path / "general", shown[8:12])
     told_places = ["--out", str(out), "--json", str(told), "--progress", str(tmp_path / "p.json")]
     words = ["adapt", str(corrections), "--model", str(start), "--steps", "1", "--clicks", "1", "--device", "cpu"]
-    words += ["--general", str(general), *told_places]
+    words += ["--outline", "1", "--general", str(general), *told_places]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     verdict = json.loads(told.read_text())

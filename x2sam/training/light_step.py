@@ -1,0 +1,94 @@
+"""The last light step of a small model learns from corrections as its network does.
+
+Its few convolutions (:mod:`x2sam.inference.refine_net`) were fitted to answers about pictures of many kinds; a network
+that has learned from corrections answers otherwise, about pictures of one kind. A simulated person clicks on the
+corrected pictures once more, on generated scenes too so that nothing is forgotten, and the convolutions go on learning
+from what comes up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from x2sam.data.masks import MIN_VISIBLE
+from x2sam.data.readers.own_pictures import OwnPictures
+from x2sam.data.scenes import generate_picture
+from x2sam.evaluation.dataset import object_mask
+from x2sam.inference.engine import Engine
+from x2sam.inference.refine import snap_for
+from x2sam.inference.refine_fit import EngineNetwork, play
+from x2sam.inference.refine_net import RefineNet, embedded_net, read_net
+from x2sam.inference.refine_net_fit import BATCH, Example, example, fit
+from x2sam.inference.refine_weights import embedded_weights
+from x2sam.placement import SNAP_NET
+from x2sam.structures import Sample
+
+PATIENT = 3600.0
+"""Seconds that one answer may take: nobody waits for it, and whoever is served goes first."""
+_PER_PICTURE = 4  # objects
+_MOST = 60  # corrected pictures: with three answers each, and generated ones, 700 MB of evidence
+_CLICKS = 3
+_BOXED = 4  # one object in so many is given by its box first
+_MOST_STEPS = 600
+_RATE = 1e-3
+_SCENE = (320, 320)
+
+BeforeStep = Callable[[int, int], None]
+
+
+def learn_light_step(
+    model: Path, start: RefineNet, pictures: OwnPictures, passes: int = 6, seed: int = 0, device: str = "cpu",
+    before_step: BeforeStep = lambda number, whole: None,
+) -> RefineNet:  # fmt: skip
+    """``start``, fitted on to the answers of the model in a directory, ``passes`` times over each of them.
+
+    before_step: called before each picture and each step with its number and how many there are; it may wait
+    """
+    rng = np.random.default_rng((seed, 31))
+    samples = list(_samples(pictures, rng))
+    snap = snap_for(True, start)
+    examples: list[Example] = []
+    with contextlib.closing(Engine.load(model, device, timeout=PATIENT, hang=PATIENT)) as engine:
+        for number, make in enumerate(samples):
+            before_step(number, len(samples))
+            examples.extend(_examples(engine, make(), snap, rng))
+    if not examples:
+        return start
+    net = RefineNet()
+    net.load_state_dict(start.state_dict())
+    steps = min(_MOST_STEPS, max(1, passes * len(examples) // BATCH))
+    return fit(net, examples, steps, rng, _RATE, before_step)
+
+
+def light_step_of(model: Path) -> RefineNet:
+    """The network of the last light step that a model directory has, or that of the package."""
+    own = model / SNAP_NET
+    return read_net(own) if own.is_file() else embedded_net()
+
+
+def _samples(pictures: OwnPictures, rng: np.random.Generator) -> Iterator[Callable[[], Sample]]:
+    """Corrected pictures, and half as many generated ones."""
+    places = rng.permutation(len(pictures))[:_MOST].tolist()
+    for place in places:
+        yield lambda place=place: pictures.bare(place)
+    for number in range((len(places) + 1) // 2):
+        drawn = np.random.default_rng((int(rng.integers(2**31)), number))
+        yield lambda drawn=drawn: generate_picture(drawn, _SCENE)
+
+
+def _examples(engine: Engine, sample: Sample, snap: Callable[..., np.ndarray], rng: np.random.Generator):
+    weights, areas = embedded_weights("weak"), np.bincount(sample.labels[0].ravel(), minlength=256)
+    able = [one.id for one in sample.objects if areas[one.id] >= MIN_VISIBLE]
+    for thing in rng.permutation(able)[:_PER_PICTURE].tolist():
+        network = EngineNetwork(engine, sample.frames[0])
+        try:
+            truth, ignore = object_mask(sample.labels[0], [thing])
+            boxed = rng.random() < 1 / _BOXED
+            for met in play(sample.frames[0], truth, ignore, network, snap, boxed, rng, _CLICKS):
+                yield example(met, weights)
+        finally:
+            network.session.close()
