@@ -33,7 +33,7 @@ def adapt(
     ] = 0.0,
     outline: Annotated[
         int, typer.Option(min=0, help="Passes from which the last light step learns; 0: it stays as it is.")
-    ] = 6,
+    ] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")] = 0,
     general: Annotated[
         Path | None, typer.Option(help="Labelled pictures on which it must not get worse; default: generated scenes.")

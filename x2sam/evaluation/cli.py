@@ -270,7 +270,7 @@ def learning(
     ] = 0.0,
     outline: Annotated[
         int, typer.Option(min=0, help="Passes from which the last light step learns; 0: it stays as it is.")
-    ] = 6,
+    ] = 10,
     elsewhere: Annotated[
         Path | None, typer.Option(help="Labelled pictures of other kinds; default: generated scenes.")
     ] = None,

@@ -39,7 +39,7 @@ TRAIN, HELD = "train", "held"
 
 _PICTURES_PER_STEP = 2
 _PASSES = 3  # over the corrected pictures, in the half of each step that they make up
-_LEAST, _MOST = 60, 600
+_LEAST, _MOST = 120, 600
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Adaptation:
     seed: int = 0
     share: float = 0.8
     fresh: float = 0.6
-    outline: int = 6
+    outline: int = 10
 
     def __post_init__(self) -> None:
         if min(self.steps, self.rate, self.outline) < 0 or not 0 < self.share <= 1 or not 0 < self.fresh <= 1:
@@ -130,7 +130,7 @@ def _small(
         ),
         step=StepConfig(refine=1, refine_chance=0.7, language=0.0, points=512, thorough=0.5),
         optim=OptimConfig(
-            lr=wanted.rate or 1e-4, weight_decay=0.01, decay_all=False, warmup_fraction=0.1, stable_fraction=0.3,
+            lr=wanted.rate or 2e-4, weight_decay=0.01, decay_all=False, warmup_fraction=0.1, stable_fraction=0.3,
             lr_multipliers=(("vision_language.", 0.0), ("text_projector.", 0.0), ("mask_encoder.encoder.", 0.5)),
         ),
         loop=replace(loop, save_dtype="float16"),

@@ -30,10 +30,10 @@ from x2sam.structures import Sample
 PATIENT = 3600.0
 """Seconds that one answer may take: nobody waits for it, and whoever is served goes first."""
 _PER_PICTURE = 4  # objects
-_MOST = 60  # corrected pictures: with three answers each, and generated ones, 700 MB of evidence
+_MOST = 48  # corrected pictures: with as many generated ones 800 MB of evidence
 _CLICKS = 3
 _BOXED = 4  # one object in so many is given by its box first
-_MOST_STEPS = 600
+_MOST_STEPS = 1000
 _RATE = 1e-3
 _SCENE = (320, 320)
 
@@ -41,7 +41,7 @@ BeforeStep = Callable[[int, int], None]
 
 
 def learn_light_step(
-    model: Path, start: RefineNet, pictures: OwnPictures, passes: int = 6, seed: int = 0, device: str = "cpu",
+    model: Path, start: RefineNet, pictures: OwnPictures, passes: int = 10, seed: int = 0, device: str = "cpu",
     before_step: BeforeStep = lambda number, whole: None,
 ) -> RefineNet:  # fmt: skip
     """``start``, fitted on to the answers of the model in a directory, ``passes`` times over each of them.
@@ -71,11 +71,11 @@ def light_step_of(model: Path) -> RefineNet:
 
 
 def _samples(pictures: OwnPictures, rng: np.random.Generator) -> Iterator[Callable[[], Sample]]:
-    """Corrected pictures, and half as many generated ones."""
+    """Corrected pictures, and as many generated ones."""
     places = rng.permutation(len(pictures))[:_MOST].tolist()
     for place in places:
         yield lambda place=place: pictures.bare(place)
-    for number in range((len(places) + 1) // 2):
+    for number in range(len(places)):
         drawn = np.random.default_rng((int(rng.integers(2**31)), number))
         yield lambda drawn=drawn: generate_picture(drawn, _SCENE)
 

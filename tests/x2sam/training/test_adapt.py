@@ -142,12 +142,12 @@ def test_a_stopped_run_goes_on(tmp_path, saved, sketching_model, shown):
 
 
 def test_the_last_light_step_learns_too(tmp_path, saved, sketching_model, shown):
-    start, corrections = saved(sketching_model), write(tmp_path / "real", shown[:16])
+    start, corrections = saved(sketching_model), write(tmp_path / "real", shown[:8])
     told: list[tuple[int, int]] = []
     wanted = Adaptation(steps=1, outline=2)
     learned = adapt(start, corrections, tmp_path / "a", wanted, before_outline=lambda *where: told.append(where))
-    assert told[0] == (0, 18), "twelve corrected pictures are clicked on, and six generated ones"
-    assert told[18:] == [(number, len(told) - 18) for number in range(len(told) - 18)], "steps after that"
+    assert told[0] == (0, 12), "six corrected pictures are clicked on, and six generated ones"
+    assert told[12:] == [(number, len(told) - 12) for number in range(len(told) - 12)], "steps after that"
     assert light_step_of(start) is embedded_net()
     own, package = light_step_of(learned), embedded_net()
     assert not torch.equal(own.leave.weight, package.leave.weight)
