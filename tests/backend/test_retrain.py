@@ -26,7 +26,7 @@ from backend.retrain import Learning, RetrainError, retrain
 from backend.retrain_command import RUNNING
 from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.inference.engine import Engine
-from x2sam.placement import EMBEDDED, version_of
+from x2sam.placement import EMBEDDED, SNAP_NET, version_of
 from x2sam.training.adapt import HELD, TRAIN
 
 SIDE = 64
@@ -235,6 +235,7 @@ def test_from_masks_to_a_version_that_loads(api, settings, versions, tmp_path, s
     version = versions.check(outcome.version)
     assert version.state == (PROMOTED if outcome.promoted else REFUSED)
     assert outcome.scores["corrections"]["objects"] >= 1 and outcome.scores["general"]["objects"] == 2
-    assert "pictures" in {what for what, *_ in seen}
+    assert {"pictures", "outlining"} <= {what for what, *_ in seen}
+    assert SNAP_NET in version.files, "its last light step has learned too"
     with Engine.load(versions.directory(outcome.version), "cpu") as engine:
         assert engine.version == outcome.version

@@ -56,7 +56,7 @@ class Adaptation:
     steps: int = 0
     rate: float = 0.0
     seed: int = 0
-    share: float = 0.8
+    share: float = 0.5
     fresh: float = 0.6
     outline: int = 10
 
@@ -88,7 +88,9 @@ def adapt(
         net = light_step_of(start)
         if wanted.outline:
             pictures, passes = OwnPictures(corrections, TRAIN), wanted.outline
-            net = learn_light_step(finished, net, pictures, passes, wanted.seed, device, before_outline)
+            net = learn_light_step(
+                finished, net, pictures, passes, wanted.share, wanted.seed, device, before_outline
+            )
         if net is embedded_net():
             (finished / SNAP_NET).unlink(missing_ok=True)
         else:

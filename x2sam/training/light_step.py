@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from x2sam.data.masks import MIN_VISIBLE
 from x2sam.data.readers.own_pictures import OwnPictures
@@ -41,11 +42,12 @@ BeforeStep = Callable[[int, int], None]
 
 
 def learn_light_step(
-    model: Path, start: RefineNet, pictures: OwnPictures, passes: int = 10, seed: int = 0, device: str = "cpu",
-    before_step: BeforeStep = lambda number, whole: None,
+    model: Path, start: RefineNet, pictures: OwnPictures, passes: int = 10, share: float = 1.0, seed: int = 0,
+    device: str = "cpu", before_step: BeforeStep = lambda number, whole: None,
 ) -> RefineNet:  # fmt: skip
     """``start``, fitted on to the answers of the model in a directory, ``passes`` times over each of them.
 
+    share:       of the new weights in the mean with those of ``start``
     before_step: called before each picture and each step with its number and how many there are; it may wait
     """
     rng = np.random.default_rng((seed, 31))
@@ -58,10 +60,13 @@ def learn_light_step(
             examples.extend(_examples(engine, make(), snap, rng))
     if not examples:
         return start
+    before = start.state_dict()
     net = RefineNet()
-    net.load_state_dict(start.state_dict())
+    net.load_state_dict(before)
     steps = min(_MOST_STEPS, max(1, passes * len(examples) // BATCH))
-    return fit(net, examples, steps, rng, _RATE, before_step)
+    after = fit(net, examples, steps, rng, _RATE, before_step).state_dict()
+    net.load_state_dict({name: torch.lerp(before[name], value, share) for name, value in after.items()})
+    return net
 
 
 def light_step_of(model: Path) -> RefineNet:
