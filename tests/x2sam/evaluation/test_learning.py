@@ -98,8 +98,8 @@ def test_the_command(data, tmp_path, sketching_model, tiny_tokenizer, monkeypatc
     sketching_model.save_pretrained(tmp_path / "start", tiny_tokenizer)
     told = tmp_path / "told.json"
     words = ["evaluate", "learning", "--data", str(data), "--source", "a", "--shift", "speckle", "--masks", "6,8"]
-    words += ["--seeds", "2", "--steps", "1", "--elsewhere", str(data), "--pictures", "2", "--clicks", "2", "--outline", "0"]
-    words += ["--model", str(tmp_path / "start"), "--device", "cpu", "--out", str(tmp_path / "out")]
+    words += ["--seeds", "2", "--steps", "1", "--elsewhere", str(data), "--pictures", "2", "--clicks", "2"]
+    words += ["--outline", "0", "--model", str(tmp_path / "start"), "--device", "cpu", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*words, "--json", str(told)])
     assert result.exit_code == 0, result.output
     found = json.loads(told.read_text())
