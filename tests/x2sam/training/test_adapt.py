@@ -171,7 +171,7 @@ def test_the_last_light_step_learns_too(tmp_path, saved, sketching_model, shown)
 def test_it_outlines_the_corrected_kind_better(tmp_path, saved, sketching_model, shown):
     """On other pictures of discs and boxes in noise than those that were corrected."""
     start, corrections = saved(sketching_model), write(tmp_path / "real", shown[:24])
-    net = learn_light_step(start, embedded_net(), OwnPictures(corrections, TRAIN), passes=3)
+    net = learn_light_step(start, embedded_net(), OwnPictures(corrections, TRAIN), passes=2)
     others = held_out(OwnPictures(corrections, HELD))
     found = []
     for light_step in (None, snap_for(True, net)):
