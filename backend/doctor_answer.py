@@ -95,7 +95,7 @@ def check_model(visit: Visit) -> Finding | str:
 def check_compiled(visit: Visit) -> Finding | str:
     """Where parts of the network are to be compiled, there is a compiler; what was compiled is told."""
     if not visit.settings.compiled:
-        raise NotNow("X2SAM_COMPILE is 0: every part of the network is computed eagerly")
+        return "not asked for (X2SAM_COMPILE is 0)"
     compiler, folder = find_compiler(), code_folder(visit.settings)
     count = len(list(folder.glob("*.so")))
     if not compiler:
