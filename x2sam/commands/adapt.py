@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from x2sam.evaluation.comparing import Samples, Verdict
 
 NICE = 15
-PATIENT = 3600.0
-"""Seconds that one step may take: the run goes last on a machine that may be busy, and no person waits for it."""
 
 
 def adapt(
@@ -111,6 +109,7 @@ def _compared(
     """A comparison for each set of pictures; the models are on the device one after the other."""
     from x2sam.evaluation.comparing import click_table, compare
     from x2sam.inference.engine import Engine
+    from x2sam.training.yielding import PATIENT
 
     tables = []
     for directory in models:

@@ -293,12 +293,12 @@ def learning(
     output_directory(out)
     with plain_errors():
         # Late: all of them bring PyTorch.
-        from x2sam.commands.adapt import PATIENT
         from x2sam.data.readers.labelmaps import LabelMapDataset
         from x2sam.evaluation.learning import Domain, evaluate_learning
         from x2sam.inference.engine import Engine
         from x2sam.placement import find_model
         from x2sam.training.adapt import Adaptation
+        from x2sam.training.yielding import PATIENT
 
         place = chosen_device(device)
 

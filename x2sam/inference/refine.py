@@ -20,10 +20,9 @@ import numpy as np
 
 from x2sam.errors import PromptError
 from x2sam.inference.refine_evidence import Grid, log_odds
-from x2sam.inference.refine_net import RefineNet, correct, embedded_net, read_net
+from x2sam.inference.refine_net import RefineNet, correct, embedded_net, net_of
 from x2sam.inference.refine_terms import Box, Scene, fine_terms, rough_terms
 from x2sam.inference.refine_weights import SnapWeights, embedded_weights
-from x2sam.placement import SNAP_NET
 from x2sam.structures import Point
 
 Snap = Callable[..., np.ndarray]
@@ -107,8 +106,7 @@ def snap_for(small: bool, net: RefineNet | None = None) -> Snap:
 
 def snap_of(directory: Path, small: bool) -> Snap:
     """:func:`snap_for` the model in a directory. Raises :class:`WeightsError` for a damaged file."""
-    own = directory / SNAP_NET
-    return snap_for(small, read_net(own) if small and own.is_file() else None)
+    return snap_for(small, net_of(directory) if small else None)
 
 
 def weigh(scene: Scene, weights: SnapWeights, net: RefineNet | None = None) -> np.ndarray:

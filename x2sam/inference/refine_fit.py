@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -96,10 +96,11 @@ class Network(Protocol):
 
 
 class EngineNetwork:
-    """A real network: what an engine answers before the snap step. One object of one picture, click after click."""
+    """A real network: what an engine answers before the snap step. One object of one picture, click after click; those
+    with the same ``key`` share the picture's features."""
 
-    def __init__(self, engine: Engine, image: np.ndarray):
-        self.engine, self.session = engine, engine.open(image)
+    def __init__(self, engine: Engine, image: np.ndarray, key: Hashable | None = None):
+        self.engine, self.session = engine, engine.open(image, key)
         self.last: Round | None = None
 
     def __call__(self, points: Sequence[Point], boxes: Sequence[Box], mask: np.ndarray | None) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from x2sam.errors import WeightsError
 from x2sam.inference.refine_terms import FINE_TERMS, SHARED_TERMS, Scene
+from x2sam.placement import SNAP_NET
 
 FILE = Path(__file__).parent.parent / "data" / "snap_net.safetensors"
 INPUTS = len(FINE_TERMS) + len(SHARED_TERMS) + 6
@@ -80,3 +81,9 @@ def read_net(path: Path) -> RefineNet:
 def embedded_net() -> RefineNet:
     """The network that comes with the package."""
     return read_net(FILE)
+
+
+def net_of(directory: Path) -> RefineNet:
+    """The network that a model directory has for its own answers, or that of the package. Raises WeightsError."""
+    own = directory / SNAP_NET
+    return read_net(own) if own.is_file() else embedded_net()

@@ -24,11 +24,11 @@ from x2sam.data.readers import DatasetSpec
 from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.data.readers.own_reader import modalities_of
 from x2sam.errors import TrainingError
-from x2sam.inference.refine_net import embedded_net, save_net
+from x2sam.inference.refine_net import embedded_net, net_of, save_net
 from x2sam.model.weights import load_config, load_tensors
 from x2sam.placement import SNAP_NET
 from x2sam.training.episodes import EpisodeConfig
-from x2sam.training.light_step import learn_light_step, light_step_of
+from x2sam.training.light_step import learn_light_step
 from x2sam.training.optim import OptimConfig
 from x2sam.training.settings import DataConfig, LoopConfig, ModelConfig, StageConfig, TrainConfig
 from x2sam.training.steps import StepConfig
@@ -85,7 +85,7 @@ def adapt(
     if not config.stage.number:
         if wanted.share < 1:
             average(start, finished, wanted.share)
-        net = light_step_of(start)
+        net = net_of(start)
         if wanted.outline:
             pictures, passes = OwnPictures(corrections, TRAIN), wanted.outline
             net = learn_light_step(

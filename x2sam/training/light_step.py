@@ -20,16 +20,15 @@ from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.data.scenes import generate_picture
 from x2sam.evaluation.dataset import object_mask
 from x2sam.inference.engine import Engine
-from x2sam.inference.refine import snap_for
+from x2sam.inference.refine import Snap, snap_for
 from x2sam.inference.refine_fit import EngineNetwork, play
-from x2sam.inference.refine_net import RefineNet, embedded_net, read_net
+from x2sam.inference.refine_net import RefineNet
 from x2sam.inference.refine_net_fit import BATCH, Example, example, fit
 from x2sam.inference.refine_weights import embedded_weights
-from x2sam.placement import SNAP_NET
 from x2sam.structures import Sample
+from x2sam.training.train import BeforeStep
+from x2sam.training.yielding import PATIENT
 
-PATIENT = 3600.0
-"""Seconds that one answer may take: nobody waits for it, and whoever is served goes first."""
 _PER_PICTURE = 4  # objects
 _MOST = 48  # corrected pictures: with as many generated ones 800 MB of evidence
 _CLICKS = 3
@@ -38,11 +37,9 @@ _MOST_STEPS = 1000
 _RATE = 1e-3
 _SCENE = (320, 320)
 
-BeforeStep = Callable[[int, int], None]
-
 
 def learn_light_step(
-    model: Path, start: RefineNet, pictures: OwnPictures, passes: int = 10, share: float = 1.0, seed: int = 0,
+    model: Path, start: RefineNet, pictures: OwnPictures, passes: int, share: float = 1.0, seed: int = 0,
     device: str = "cpu", before_step: BeforeStep = lambda number, whole: None,
 ) -> RefineNet:  # fmt: skip
     """``start``, fitted on to the answers of the model in a directory, ``passes`` times over each of them.
@@ -57,7 +54,7 @@ def learn_light_step(
     with contextlib.closing(Engine.load(model, device, timeout=PATIENT, hang=PATIENT)) as engine:
         for number, make in enumerate(samples):
             before_step(number, len(samples))
-            examples.extend(_examples(engine, make(), snap, rng))
+            examples.extend(_examples(engine, make(), number, snap, rng))
     if not examples:
         return start
     before = start.state_dict()
@@ -67,12 +64,6 @@ def learn_light_step(
     after = fit(net, examples, steps, rng, _RATE, before_step).state_dict()
     net.load_state_dict({name: torch.lerp(before[name], value, share) for name, value in after.items()})
     return net
-
-
-def light_step_of(model: Path) -> RefineNet:
-    """The network of the last light step that a model directory has, or that of the package."""
-    own = model / SNAP_NET
-    return read_net(own) if own.is_file() else embedded_net()
 
 
 def _samples(pictures: OwnPictures, rng: np.random.Generator) -> Iterator[Callable[[], Sample]]:
@@ -85,11 +76,12 @@ def _samples(pictures: OwnPictures, rng: np.random.Generator) -> Iterator[Callab
         yield lambda drawn=drawn: generate_picture(drawn, _SCENE)
 
 
-def _examples(engine: Engine, sample: Sample, snap: Callable[..., np.ndarray], rng: np.random.Generator):
+def _examples(engine: Engine, sample: Sample, key: int, snap: Snap, rng: np.random.Generator) -> Iterator[Example]:
+    """What comes up when objects of a picture are clicked on; ``key`` names the picture, which is encoded once."""
     weights, areas = embedded_weights("weak"), np.bincount(sample.labels[0].ravel(), minlength=256)
     able = [one.id for one in sample.objects if areas[one.id] >= MIN_VISIBLE]
     for thing in rng.permutation(able)[:_PER_PICTURE].tolist():
-        network = EngineNetwork(engine, sample.frames[0])
+        network = EngineNetwork(engine, sample.frames[0], key)
         try:
             truth, ignore = object_mask(sample.labels[0], [thing])
             boxed = rng.random() < 1 / _BOXED

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+PATIENT = 3600.0
+"""Seconds that one step may take: the run goes last on a machine that may be busy, and no person waits for it."""
 _LOOK_SECONDS = 0.05
 
 

@@ -18,12 +18,12 @@ from x2sam.errors import TrainingError, WeightsError
 from x2sam.evaluation.comparing import Thresholds, click_table, compare, held_out, judge
 from x2sam.inference.engine import Engine
 from x2sam.inference.refine import snap_for
-from x2sam.inference.refine_net import embedded_net
+from x2sam.inference.refine_net import embedded_net, net_of
 from x2sam.model.weights import load_tensors
 from x2sam.placement import SNAP_NET, version_of
 from x2sam.structures import Sample, SampleObject
 from x2sam.training.adapt import HELD, TRAIN, Adaptation, adapt, adaptation_config, average
-from x2sam.training.light_step import learn_light_step, light_step_of
+from x2sam.training.light_step import learn_light_step
 from x2sam.training.stages import LORA
 
 SIDE = 64
@@ -148,8 +148,8 @@ def test_the_last_light_step_learns_too(tmp_path, saved, sketching_model, shown)
     learned = adapt(start, corrections, tmp_path / "a", wanted, before_outline=lambda *where: told.append(where))
     assert told[0] == (0, 12), "six corrected pictures are clicked on, and six generated ones"
     assert told[12:] == [(number, len(told) - 12) for number in range(len(told) - 12)], "steps after that"
-    assert light_step_of(start) is embedded_net()
-    own, package = light_step_of(learned), embedded_net()
+    assert net_of(start) is embedded_net()
+    own, package = net_of(learned), embedded_net()
     assert not torch.equal(own.leave.weight, package.leave.weight)
     version = version_of(learned)
     with Engine.load(learned, "cpu") as engine:
@@ -157,7 +157,7 @@ def test_the_last_light_step_learns_too(tmp_path, saved, sketching_model, shown)
         assert torch.equal(engine.snap.keywords["net"].leave.weight, own.leave.weight)
     # the next training begins with it, and where nothing is learned it stays
     again = adapt(learned, corrections, tmp_path / "b", Adaptation(steps=1, outline=0))
-    assert torch.equal(light_step_of(again).leave.weight, own.leave.weight)
+    assert torch.equal(net_of(again).leave.weight, own.leave.weight)
     (learned / SNAP_NET).write_bytes(b"damaged")
     assert version_of(learned) != version
     with pytest.raises(WeightsError, match=SNAP_NET):
