@@ -9,6 +9,7 @@ import numpy as np
 
 from x2sam.data.augment import augment, picture_to_clip
 from x2sam.data.cutouts import paste_objects
+from x2sam.data.patchwork import patchwork
 from x2sam.data.readers.labelmaps import DAILY_LIFE
 from x2sam.data.readers.own_pictures import open_pictures
 from x2sam.data.scenes import generate_clip, generate_picture
@@ -32,6 +33,8 @@ class TrainingMixture:
     real_fraction: share of samples made from the pictures of ``train_root`` (0 without one)
     clip_fraction: share of clips of ``frames`` frames; the rest are single pictures
     paste:         share of samples that get objects of another sample laid over them
+    patchwork:     share of single pictures put together from surfaces and objects of real ones, of those made from
+                   real ones
     hold_out:      about one picture in so many is kept for choosing and fitting; 0 uses all
     leave_out:     sources that are never drawn, such as a domain to be measured as unknown
     split:         of an export in our own layout as ``train_root``: only pictures of this split
@@ -46,18 +49,22 @@ class TrainingMixture:
         clip_fraction: float = 0.25,
         frames: int = 4,
         paste: float = 0.2,
+        patchwork: float = 0.0,
         boosts: Mapping[str, float] = DAILY_LIFE,
         start: int = 0,
         hold_out: int = 0,
         split: str = "",
         leave_out: Collection[str] = (),
     ):
-        for name, share in (("real_fraction", real_fraction), ("clip_fraction", clip_fraction), ("paste", paste)):
+        shares = dict(
+            real_fraction=real_fraction, clip_fraction=clip_fraction, paste=paste, patchwork=patchwork
+        )  # fmt: skip
+        for name, share in shares.items():
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"{name} is a share between 0 and 1, not {share}")
         self.seed, self.size, self.frames, self.start = seed, size, frames, start
         self.real_fraction = real_fraction if train_root is not None else 0.0
-        self.clip_fraction, self.paste = clip_fraction, paste
+        self.clip_fraction, self.paste, self.patchwork = clip_fraction, paste, patchwork
         self.pictures = open_pictures(train_root, split) if train_root is not None else None
         _raise_malloc_thresholds()
         self._cumulative = None
@@ -102,6 +109,10 @@ class TrainingMixture:
         if clip:
             donor = self._donor(rng) if rng.random() < 0.5 else None
             return picture_to_clip(sample, rng, self.frames, self.size, donor)
+        if self.patchwork and rng.random() < self.patchwork:
+            grounds = [sample, *(self._draw(rng) for _ in range(int(rng.integers(1, 4))))]
+            donors = [self._draw(rng) for _ in range(int(rng.integers(1, 4)))]
+            return augment(patchwork(grounds, donors, rng, self.size), rng, self.size)
         if rng.random() < self.paste:
             sample = paste_objects(sample, self._donor(rng), rng)
         return augment(sample, rng, self.size)

@@ -56,7 +56,7 @@ def _unnamed(rng: np.random.Generator, size: Size) -> np.ndarray:
     return texture(rng, size, str(rng.choice(_UNNAMED)), [first, second])
 
 
-def _wavy_edge(rng: np.random.Generator, size: Size) -> np.ndarray:
+def wavy_edge(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Signed height over a wavy, slanted horizon: float32 (H, W), positive below it, in pixels."""
     h, w = size
     x = np.linspace(-1, 1, w, dtype=np.float32)
@@ -75,7 +75,7 @@ def _cover(below: np.ndarray, above: np.ndarray, depth: np.ndarray, soft: float)
 
 
 def _horizon(rng: np.random.Generator, size: Size) -> Backdrop:
-    depth = _wavy_edge(rng, size)
+    depth = wavy_edge(rng, size)
     upper, lower = str(rng.choice(_UPPER)), str(rng.choice(_LOWER))
     soft = rng.choice((1.0, 1.0, 4.0))
     colour = _cover(_material(rng, size, lower), _material(rng, size, upper), depth, soft)
