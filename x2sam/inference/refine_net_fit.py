@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from x2sam.inference.refine import GRID_SIDE, weighed
 from x2sam.inference.refine_fit import Met, gather
-from x2sam.inference.refine_net import FILE, RefineNet, evidence_of, save_net
+from x2sam.inference.refine_net import FILE, RefineNet, evidence_of, read_net, save_net
 from x2sam.inference.refine_weights import SnapWeights, embedded_weights
 
 BATCH = 12
@@ -131,8 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--amount", type=float, default=2.0, help="how many objects, as a factor of refine_fit's")
     parser.add_argument("--hold-out", type=int, default=0, help="leave out one picture in so many, as training does")
     parser.add_argument("--leave-out", nargs="*", default=[], help="sources that are left out, as training does")
+    parser.add_argument("--start", type=Path, help="fit a network on that was fitted before")
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--rate", type=float, default=RATE, help="the highest on the way")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     rng = np.random.default_rng(options.seed)
@@ -144,7 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # neighbours in the list are answers about one picture: whole runs of them are held out
     held = [e for i, e in enumerate(examples) if i // RUN % HELD == 0]
     fitted = [e for i, e in enumerate(examples) if i // RUN % HELD]
-    net = fit(new_net(fitted, rng), fitted, options.steps, rng)
+    start = read_net(options.start) if options.start else new_net(fitted, rng)
+    print(f"held out, before: {measure(start, held)}", flush=True)
+    net = fit(start, fitted, options.steps, rng, options.rate)
     save_net(net, options.out)
     for name, part in (("fitted on", fitted[:: max(1, len(fitted) // 400)]), ("held out", held)):
         print(f"{name}: weights {measure(None, part)}; with the network {measure(net, part)}")
