@@ -79,7 +79,9 @@ class Bench:
     def snap(self, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
         """The last step of a click on :attr:`picture`, as the engine does it."""
         assert self.engine.snap is not None
-        return self.engine.snap(self.picture, answer.probability, prompt.points, prompt.boxes, before)
+        return self.engine.snap(
+            self.picture, answer.probability, prompt.points, prompt.boxes, before, window=answer.window
+        )
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -238,6 +238,7 @@ def mid() -> X2SAMConfig:
 def nano(vocab_size: int = 1024) -> X2SAMConfig:
     """The embedded model: the same classes at a size that a laptop's CPU answers in tenths of a second."""
     width = 96
+    sizes = _square(256, (96 * 96, 192 * 192), (4 * 64 * 64, 8 * 128 * 128))
     return X2SAMConfig(
         name="nano",
         text=_qwen_text(
@@ -262,7 +263,7 @@ def nano(vocab_size: int = 1024) -> X2SAMConfig:
         ),
         region=RegionConfig(points=64, pooling=8),
         language_frames=4,
-        preprocess=_square(256, (96 * 96, 192 * 192), (4 * 64 * 64, 8 * 128 * 128)),
+        preprocess=dataclasses.replace(sizes, close_room=0.5),
     )  # fmt: skip
 
 

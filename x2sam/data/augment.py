@@ -9,12 +9,13 @@ import numpy as np
 
 from x2sam.data.cutouts import Cutout, choose_objects, cut_out, fill_hole, free_id, lay_over, placement
 from x2sam.data.describe import describe_sample
-from x2sam.data.masks import IGNORE, label_areas, resize_labels, resize_picture
+from x2sam.data.masks import IGNORE, MIN_VISIBLE, label_areas, mask_bbox, resize_labels, resize_picture
 from x2sam.data.scene_render import Lens, compose, photograph
 from x2sam.errors import FramesError
 from x2sam.structures import Sample, SampleObject
 
 Size = tuple[int, int]
+CLOSE_ROOM = 0.15, 0.9  # beside an object that is looked at from close by, in its longer sides
 
 
 def _require_frames(sample: Sample) -> None:
@@ -40,6 +41,18 @@ def _crop_window(sample: Sample, rng: np.random.Generator, least: float) -> tupl
         int(np.clip(a - o, 0, full - part)) for a, o, full, part in zip(anchor, offset, (w, h), (cw, ch), strict=True)
     )
     return x0, y0, x0 + cw, y0 + ch
+
+
+def _close_window(sample: Sample, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
+    """Window x0, y0, x1, y1 around one object of the first frame with some room, as a second look at it has; None where
+    no object is."""
+    h, w = sample.labels.shape[1:]
+    present = np.flatnonzero(label_areas(sample.labels[0])[1:IGNORE] >= MIN_VISIBLE) + 1
+    if not len(present):
+        return None
+    x0, y0, x1, y1 = mask_bbox(sample.labels[0] == rng.choice(present))
+    left, top, right, bottom = rng.uniform(*CLOSE_ROOM) * max(x1 - x0, y1 - y0, 8) * rng.uniform(0.7, 1.3, 4)
+    return max(0, int(x0 - left)), max(0, int(y0 - top)), min(w, int(x1 + right) + 1), min(h, int(y1 + bottom) + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,16 +118,20 @@ def _turned(
     return frames, labels
 
 
-def augment(sample: Sample, rng: np.random.Generator, size: Size = (320, 320)) -> Sample:
+def augment(sample: Sample, rng: np.random.Generator, size: Size = (320, 320), close: float = 0.0) -> Sample:
     """A random variation of ``sample``, stretched to ``size`` (H, W): the same number of frames, the same ids.
 
-    Window, mirroring, turn and colours are shared by all frames. Expressions are made anew, since places, sizes and
-    colours have changed; objects left with fewer than 24 pixels are dropped and ignored.
+    ``close``: chance that the window is that of a look at one object from close by. Window, mirroring, turn and
+    colours are shared by all frames. Expressions are made anew, since places, sizes and colours have changed; objects
+    left with fewer than 24 pixels are dropped and ignored.
     """
     _require_frames(sample)
     frames, labels = sample.frames, sample.labels
-    if rng.random() < 0.7:
-        x0, y0, x1, y1 = _crop_window(sample, rng, 0.4)
+    window = _close_window(sample, rng) if close and rng.random() < close else None
+    if window is None and rng.random() < 0.7:
+        window = _crop_window(sample, rng, 0.4)
+    if window is not None:
+        x0, y0, x1, y1 = window
         frames, labels = frames[:, y0:y1, x0:x1], labels[:, y0:y1, x0:x1]
     if rng.random() < 0.5:
         frames, labels = frames[:, :, ::-1], labels[:, :, ::-1]

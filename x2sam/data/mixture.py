@@ -35,6 +35,7 @@ class TrainingMixture:
     paste:         share of samples that get objects of another sample laid over them
     patchwork:     share of single pictures put together from surfaces and objects of real ones, of those made from
                    real ones
+    close:         share of single real pictures that show one object from close by
     hold_out:      about one picture in so many is kept for choosing and fitting; 0 uses all
     leave_out:     sources that are never drawn, such as a domain to be measured as unknown
     split:         of an export in our own layout as ``train_root``: only pictures of this split
@@ -50,6 +51,7 @@ class TrainingMixture:
         frames: int = 4,
         paste: float = 0.2,
         patchwork: float = 0.0,
+        close: float = 0.0,
         boosts: Mapping[str, float] = DAILY_LIFE,
         start: int = 0,
         hold_out: int = 0,
@@ -57,14 +59,14 @@ class TrainingMixture:
         leave_out: Collection[str] = (),
     ):
         shares = dict(
-            real_fraction=real_fraction, clip_fraction=clip_fraction, paste=paste, patchwork=patchwork
+            real_fraction=real_fraction, clip_fraction=clip_fraction, paste=paste, patchwork=patchwork, close=close
         )  # fmt: skip
         for name, share in shares.items():
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"{name} is a share between 0 and 1, not {share}")
         self.seed, self.size, self.frames, self.start = seed, size, frames, start
         self.real_fraction = real_fraction if train_root is not None else 0.0
-        self.clip_fraction, self.paste, self.patchwork = clip_fraction, paste, patchwork
+        self.clip_fraction, self.paste, self.patchwork, self.close = clip_fraction, paste, patchwork, close
         self.pictures = open_pictures(train_root, split) if train_root is not None else None
         _raise_malloc_thresholds()
         self._cumulative = None
@@ -115,4 +117,4 @@ class TrainingMixture:
             return augment(patchwork(grounds, donors, rng, self.size), rng, self.size)
         if rng.random() < self.paste:
             sample = paste_objects(sample, self._donor(rng), rng)
-        return augment(sample, rng, self.size)
+        return augment(sample, rng, self.size, self.close)

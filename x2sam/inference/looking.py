@@ -13,6 +13,7 @@ import torch
 
 from x2sam.data.tasks import Task
 from x2sam.errors import FramesError
+from x2sam.inference.close_look import Window
 from x2sam.inference.feature_cache import FeatureCache, Sized
 from x2sam.inference.frames import FrameSource
 from x2sam.inference.interpreter import Interpreter, Looked
@@ -41,7 +42,8 @@ class _Held:
 
 class Looking:
     """The features of one piece of media. ``key`` names it in the cache that all media share; ``named``: somebody gave
-    it that name and may come back with it; ``network``: how the model's parts are called, eagerly unless it is given.
+    it that name and may come back with it; ``network``: how the model's parts are called, eagerly unless it is given;
+    ``part``: names the part of the media that these frames are, where they are one.
 
     Where the frames tell a digest of their content (see :class:`x2sam.inference.frames.FrameSource`), features are
     kept by that, so the same picture is known again in other media and after a restart.
@@ -52,8 +54,9 @@ class Looking:
 
     def __init__(
         self, interpreter: Interpreter, cache: FeatureCache, frames: FrameSource, key: Hashable, named: bool = False,
-        network: Network | None = None,
+        network: Network | None = None, part: tuple[int, ...] = (),
     ):  # fmt: skip
+        self.part = part
         self.interpreter, self.cache, self.frames, self.key, self.named = interpreter, cache, frames, key, named
         self.model: X2SAM = interpreter.model
         self.network = network or Network(interpreter.model)
@@ -108,6 +111,13 @@ class Looking:
         shown = self.shown(task, frame)
         known = self._digest_of is None and self._place(f"looked {task.modality}", shown) in self.cache
         return [frame] if known else shown
+
+    def closely(self, frame: int, window: Window) -> Looking:
+        """At a part of one frame, as a picture of its own. What is computed of it is kept with that of this media, in
+        memory only."""
+        part = np.ascontiguousarray(self.picture(frame)[window.pixels])
+        place = (frame, window.x0, window.y0, window.x1, window.y1)
+        return Looking(self.interpreter, self.cache, part[None], self.key, self.named, self.network, place)
 
     def sizes(self, frame: int) -> FrameSizes:
         return frame_sizes(*self.picture(frame).shape[:2], self.model.config.preprocess)
@@ -184,7 +194,7 @@ class Looking:
             return self.cache.derive(key, make) if derived else self.cache.get(key, make, lasting)
 
     def _place(self, what: str, shown: list[int]) -> Hashable:
-        return (self.key, what, *shown)
+        return (self.key, what, *self.part, *shown)
 
     def _digest(self, frame: int) -> str:
         held = self._held.get(frame)

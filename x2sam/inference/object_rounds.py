@@ -21,8 +21,9 @@ import torch
 from torch.nn import functional as F
 
 from x2sam.data.prompts import click_radius, disc, prompt_region
-from x2sam.data.tasks import Task
+from x2sam.data.tasks import IMAGE, Task, find_task
 from x2sam.errors import PromptError
+from x2sam.inference.close_look import Window, window_of
 from x2sam.inference.conversation import Query
 from x2sam.inference.looking import Looking
 from x2sam.inference.preprocess import FrameSizes, region_masks
@@ -36,13 +37,15 @@ HOLDS_CLICKS, AGREES = 1.0, 0.3
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """An answer: ``probability`` float32 (h, w) of the picture's part of the mask grid, and what led to it."""
+    """An answer: ``probability`` float32 (h, w) of the picture's part of the mask grid, and what led to it; with a
+    ``window``, all of it is about that part of the picture only."""
 
     probability: np.ndarray
     score: float
     condition: Condition
     region: torch.Tensor
     first_sketch: np.ndarray | None
+    window: Window | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +101,25 @@ class ObjectRounds:
 
     def answer_all(self, asks: Sequence[Ask], frame: int, task: Task) -> list[Round]:
         """The next round of each of several objects on one frame, which know nothing of one another: what is read and
-        decoded for them goes through the network as one batch."""
+        decoded for them goes through the network as one batch, but for those that are looked at closely."""
+        size, room = self.looking.sizes(frame).original, self.model.config.preprocess.close_room
+        windows = [window_of(ask.prompt, size, room) for ask in asks]
+        wide = [ask for ask, window in zip(asks, windows, strict=True) if window is None]
+        together = iter(self._answer_all(wide, frame, task) if wide else ())
+        return [
+            next(together) if window is None else self._closely(ask, window, frame, task)
+            for ask, window in zip(asks, windows, strict=True)
+        ]
+
+    def _closely(self, ask: Ask, window: Window, frame: int, task: Task) -> Round:
+        """The next round about a part of the frame. The rounds before it were about the same part: they share the
+        boxes, and clicks don't move it."""
+        near = ObjectRounds(self.looking.closely(frame, window), self.seed)
+        mask = None if ask.mask is None else ask.mask[window.pixels]
+        (answer,) = near._answer_all([Ask(window.moved(ask.prompt), ask.before, mask)], 0, find_task(task.name, IMAGE))
+        return replace(answer, window=window)
+
+    def _answer_all(self, asks: Sequence[Ask], frame: int, task: Task) -> list[Round]:
         sizes = self.looking.sizes(frame)
         hear = self._sketched if self.model.config.memory.sketch else self._worded
         heard = [hear(ask, sizes) for ask in asks]

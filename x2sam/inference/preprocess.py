@@ -34,6 +34,8 @@ class PreprocessConfig:
     square, square_pad, scene: of X-SAM: the side that the vision tower's pictures are stretched to, 0 where their size
                    follows the picture; whether they are padded to a square before; the mask encoder's pixels per side
                    of one further row that the language model sees
+    close_room:    around a box that is looked at closely (:mod:`x2sam.inference.close_look`), in its longer side; 0
+                   where the model was not trained for such looks
     sample_fps, min_frames, max_frames, assumed_fps: how a clip is thinned for the language model where that is wanted
     """
 
@@ -49,6 +51,7 @@ class PreprocessConfig:
     square: int = 0
     square_pad: bool = False
     scene: int = 0
+    close_room: float = 0.0
     mask_mean: tuple[float, ...] = IMAGENET_MEAN
     mask_std: tuple[float, ...] = IMAGENET_STD
     sample_fps: float = 2.0

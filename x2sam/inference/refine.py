@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from x2sam.errors import PromptError
+from x2sam.inference.close_look import Window
 from x2sam.inference.refine_evidence import Grid, log_odds
 from x2sam.inference.refine_net import RefineNet, correct, embedded_net, net_of
 from x2sam.inference.refine_terms import Box, Scene, fine_terms, rough_terms
@@ -45,11 +46,13 @@ def snap(
     previous: np.ndarray | None = None,
     weights: SnapWeights | None = None,
     net: RefineNet | None = None,
+    window: Window | None = None,
 ) -> np.ndarray:
     """A mask that contains every positive click, no negative one, and follows the edges of the picture.
 
     image:       uint8 (H, W, 3) RGB
-    probability: float (h, w) or (H, W) in 0..1, the network's mask; any size, it is stretched over the picture
+    probability: float (h, w) or (H, W) in 0..1, the network's mask; any size, it is stretched over the picture, or
+                 over the ``window`` that the network looked at
     points:      all clicks in the order they were made; of two on the same pixel the later one holds
     boxes:       the object lies within one of them, ``(x0, y0, x1, y1)`` in pixels
     previous:    bool (H, W), the mask that the last click corrects, or None
@@ -60,7 +63,7 @@ def snap(
     for empty boxes.
     """
     _check(image, probability, points, boxes, previous)
-    scene = prepare(image, probability, points, boxes, previous)
+    scene = prepare(image, probability, points, boxes, previous, window)
     score = scene.net
     if points or boxes:
         score = weigh(scene, weights or embedded_weights(), net)
@@ -80,9 +83,11 @@ def prepare(
     points: Sequence[Point],
     boxes: Sequence[Box],
     previous: np.ndarray | None,
+    window: Window | None = None,
 ) -> Scene:
     """The request on its grid; arguments as for :func:`snap`."""
-    grid = choose_grid(image.shape[:2], probability, points, boxes, previous)
+    seen = window or Window(0, 0, image.shape[1], image.shape[0])
+    grid = choose_grid(image.shape[:2], probability, points, boxes, previous, seen)
     size = (grid.width, grid.height)
     # Of very large pictures some pixels of each cell are enough, and much faster to read than all.
     step = max(1, int((grid.x1 - grid.x0) / grid.width / _PIXELS_PER_CELL))
@@ -93,7 +98,7 @@ def prepare(
         part = previous[here].astype(np.uint8) * np.uint8(255)
         before = cv2.resize(part, size, interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(127.5) - 1
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
-    return Scene(grid, lab, log_odds(_sample(probability, grid)), tuple(points), tuple(boxes), before)
+    return Scene(grid, lab, log_odds(_sample(probability, grid, seen)), tuple(points), tuple(boxes), before)
 
 
 def snap_for(small: bool, net: RefineNet | None = None) -> Snap:
@@ -129,19 +134,22 @@ def choose_grid(
     points: Sequence[Point],
     boxes: Sequence[Box],
     previous: np.ndarray | None,
+    seen: Window,
 ) -> Grid:
-    """A grid over the clicks, the boxes, the probable object and the previous mask, with some room around them."""
+    """A grid over the clicks, the boxes, the object that is probable in what was ``seen``, and the previous mask, with
+    some room around them."""
     height, width = size
     extents = [(p.x, p.y, p.x, p.y) for p in points] + list(boxes)
-    for mask in (probability > 0.5, previous):
+    for mask, over in ((probability > 0.5, seen), (previous, Window(0, 0, width, height))):
         if mask is None:
             continue
         step = 1 + max(mask.shape) // _COARSE_SIDE
         coarse = mask[::step, ::step]
         rows, cols = np.flatnonzero(coarse.any(1)), np.flatnonzero(coarse.any(0))
         if len(rows):
-            sy, sx = height / mask.shape[0] * step, width / mask.shape[1] * step
-            extents.append((cols[0] * sx, rows[0] * sy, (cols[-1] + 1) * sx, (rows[-1] + 1) * sy))
+            sy, sx = (step * side / n for side, n in zip(over.shape, mask.shape, strict=True))
+            x, y = over.x0, over.y0
+            extents.append((x + cols[0] * sx, y + rows[0] * sy, x + (cols[-1] + 1) * sx, y + (rows[-1] + 1) * sy))
     if not extents:
         extents.append((0, 0, width, height))
     x0, y0 = (min(e[i] for e in extents) for i in (0, 1))
@@ -153,12 +161,13 @@ def choose_grid(
     return Grid(x0, y0, x1, y1, max(1, round((y1 - y0) * shrink)), max(1, round((x1 - x0) * shrink)), size)
 
 
-def _sample(probability: np.ndarray, grid: Grid) -> np.ndarray:
-    """float32 (h, w): the network's mask on the grid, interpolated."""
-    sy, sx = (n / side for n, side in zip(probability.shape, grid.picture, strict=True))
+def _sample(probability: np.ndarray, grid: Grid, seen: Window) -> np.ndarray:
+    """float32 (h, w): the network's mask of what was ``seen`` on the grid, interpolated."""
+    sy, sx = (n / side for n, side in zip(probability.shape, seen.shape, strict=True))
     step_y, step_x = (grid.y1 - grid.y0) * sy / grid.height, (grid.x1 - grid.x0) * sx / grid.width
     # Both grids have their values at the centres of cells, hence the halves.
-    move = np.array([[step_x, 0, grid.x0 * sx + step_x / 2 - 0.5], [0, step_y, grid.y0 * sy + step_y / 2 - 0.5]])
+    x, y = (grid.x0 - seen.x0) * sx, (grid.y0 - seen.y0) * sy
+    move = np.array([[step_x, 0, x + step_x / 2 - 0.5], [0, step_y, y + step_y / 2 - 0.5]])
     return cv2.warpAffine(
         np.nan_to_num(probability.astype(np.float32), nan=0.5, posinf=1.0, neginf=0.0),
         move,

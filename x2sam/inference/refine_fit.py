@@ -25,6 +25,7 @@ from x2sam.data.masks import mask_bbox
 from x2sam.data.readers.labelmaps import DAILY_LIFE, LabelMapDataset, held_out
 from x2sam.data.tasks import task_of
 from x2sam.evaluation.dataset import object_mask
+from x2sam.inference.close_look import Window
 from x2sam.inference.refine import prepare, snap
 from x2sam.inference.refine_simulation import GOOD, MEDIUM, WEAK, SimulatedNetwork
 from x2sam.inference.refine_terms import Box, Scene, fine_terms, rough_terms
@@ -90,7 +91,10 @@ def objects_of(
 
 
 class Network(Protocol):
-    """Anything that answers all clicks so far, after a box or not, with float (h, w) in 0..1; ``mask`` is the last."""
+    """Anything that answers all clicks so far, after a box or not, with float (h, w) in 0..1; ``mask`` is the last.
+    ``window``: the part of the picture that the last answer is about, None for all of it."""
+
+    window: Window | None
 
     def __call__(self, points: Sequence[Point], boxes: Sequence[Box], mask: np.ndarray | None) -> np.ndarray: ...
 
@@ -102,12 +106,14 @@ class EngineNetwork:
     def __init__(self, engine: Engine, image: np.ndarray, key: Hashable | None = None):
         self.engine, self.session = engine, engine.open(image, key)
         self.last: Round | None = None
+        self.window: Window | None = None
 
     def __call__(self, points: Sequence[Point], boxes: Sequence[Box], mask: np.ndarray | None) -> np.ndarray:
         prompt = Prompt(points=tuple(points), boxes=tuple(boxes))
         task = task_of(prompt, self.session.modality)
         answer = self.session.rounds.answer
         self.last = self.engine.run(lambda: answer(prompt, self.last, mask, 0, task))
+        self.window = self.last.window
         return self.last.probability
 
 
@@ -133,8 +139,9 @@ def play(
             points.append(click)
         probability = network(points, boxes, mask)
         before = None if rng.random() < 0.1 else mask
-        yield _met(prepare(picture, probability, points, boxes, before), truth, ignore)
-        mask = answer(picture, probability, points, boxes, mask)
+        window = network.window
+        yield _met(prepare(picture, probability, points, boxes, before, window), truth, ignore)
+        mask = answer(picture, probability, points, boxes, mask, window=window)
 
 
 def _met(scene: Scene, truth: np.ndarray, ignore: np.ndarray) -> Met:
@@ -214,8 +221,8 @@ def plain_weights() -> SnapWeights:
 def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np.random.Generator) -> list[Met]:
     """One round over the pictures, answered with ``weights``."""
 
-    def answer(*request: object) -> np.ndarray:
-        return snap(*request, weights=weights)
+    def answer(*request: object, window: Window | None) -> np.ndarray:
+        return snap(*request, weights=weights, window=window)
 
     engine = None
     if options.model:

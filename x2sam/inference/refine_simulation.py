@@ -50,6 +50,8 @@ class SimulatedNetwork:
     image: uint8 (H, W, 3); truth: bool (H, W); quality: None for a network that only knows where it was asked
     """
 
+    window = None  # it always sees the whole picture
+
     def __init__(self, image: np.ndarray, truth: np.ndarray, quality: Quality | None, rng: np.random.Generator):
         self.rng, self.quality = rng, quality
         height, width = truth.shape

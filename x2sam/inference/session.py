@@ -132,15 +132,22 @@ class Session:
                 self.answers.keep(key, found)
             current, mask = found
         assert current is not None and mask is not None
-        rule = Rule(find_task(task.name, self.modality), region=current.region)
-        object_id = self.known.prompted(prompt, current.condition, rule, Anchor(frame, mask, current.score))
+        condition, region = current.condition, current.region
+        if current.window is not None and len(self) > 1:  # what it is followed by must be of the whole frame
+            region = region_masks([mask], self.looking.sizes(frame))[0]
+            read = Joint.alone(lambda: self.rounds.read(region, frame, task))
+            condition = yield Step(read, priority, seen)
+        rule = Rule(find_task(task.name, self.modality), region=region)
+        object_id = self.known.prompted(prompt, condition, rule, Anchor(frame, mask, current.score))
         return [Mask(mask, current.score, object_id)]
 
     def _finish(self, image: np.ndarray, answer: Round, prompt: Prompt, before: np.ndarray | None) -> np.ndarray:
         """The answer at picture size, made to obey its clicks unless the engine was told not to."""
         snap = self.engine.snap
         if snap is not None and (prompt.points or prompt.boxes):
-            return snap(image, answer.probability, prompt.points, prompt.boxes, before)
+            return snap(image, answer.probability, prompt.points, prompt.boxes, before, window=answer.window)
+        if answer.window is not None:
+            return answer.window.laid_out(answer.probability, image.shape[:2]) > 0.5
         plane = torch.from_numpy(answer.probability)[None, None]
         return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
 

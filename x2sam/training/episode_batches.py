@@ -24,7 +24,7 @@ class EpisodeBatches:
         mixture = dict(
             train_root=config.root, size=size, real_fraction=config.real_fraction, paste=config.paste,
             frames=config.frames, hold_out=config.hold_out, split=config.split,
-            leave_out=config.leave_out, patchwork=config.patchwork,
+            leave_out=config.leave_out, patchwork=config.patchwork, close=config.close,
         )  # fmt: skip
         self.pictures = TrainingMixture(config.seed, clip_fraction=0.0, **mixture)
         self.clips = TrainingMixture(config.seed + 1, clip_fraction=1.0, **mixture)

@@ -69,7 +69,7 @@ class DataConfig:
     broken: share of samples that may be unreadable before the run stops (ten are always allowed).
 
     Without a stage: ``batch`` pictures per step; every ``clip_every``-th step is ``clip_batch`` clips of ``frames``
-    frames instead; root, real_fraction, paste, patchwork, hold_out, split, leave_out: see
+    frames instead; root, real_fraction, paste, patchwork, close, hold_out, split, leave_out: see
     :class:`~x2sam.data.mixture.TrainingMixture`.
     threshold, with a stage: datasets with a smaller share of all samples are repeated.
     """
@@ -81,6 +81,7 @@ class DataConfig:
     real_fraction: float = 0.6
     paste: float = 0.2
     patchwork: float = 0.0
+    close: float = 0.0
     hold_out: int = 0
     batch: int = 2
     clip_every: int = 4
