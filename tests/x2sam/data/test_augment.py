@@ -74,6 +74,17 @@ def test_variations_move_picture_and_labels_together():
     assert np.median(coloured) > 0.97 and np.mean(np.array(coloured) > 0.9) > 0.85
 
 
+def test_looks_from_close_by_show_one_object_large():
+    labels = np.zeros((1, 120, 160), np.uint8)
+    labels[0, 50:66, 20:36], labels[0, 90:100, 120:140] = 1, 2  # an eighth of the picture's sides at most
+    small = Sample(np.zeros((1, 120, 160, 3), np.uint8), labels, coloured_sample().objects[:2], True, "made")
+    for seed in range(40):
+        varied = augment(small, np.random.default_rng(seed), SIZE, close=1.0)
+        check(varied, SIZE)
+        extents = [mask_bbox(varied.labels[0] == o.id) for o in varied.objects]
+        assert max(max((x1 - x0) / SIZE[1], (y1 - y0) / SIZE[0]) for x0, y0, x1, y1 in extents) > 0.25
+
+
 def test_variations_of_a_clip_share_their_geometry():
     varied = augment(coloured_sample(3), np.random.default_rng(5), SIZE)
     check(varied, SIZE, 3)
