@@ -91,6 +91,7 @@ def rows_of(result: dict[str, Any]) -> Sequence[tuple[str, float | None, float |
     rows = [
         ("first click", result["first_click_ms"], result["straightforward_first_click_ms"], "ms"),
         ("first click, prepared", result["first_click_prepared_ms"], None, "ms"),
+        ("box, picture known", result["box_ms"], None, "ms"),
         ("next click, p50", result["next_click_ms"]["p50"], result["straightforward_click_ms"], "ms"),
         ("next click, p95", result["next_click_ms"]["p95"], None, "ms"),
         ("words", result["text_ms"], result["straightforward_text_ms"], "ms"),

@@ -11,6 +11,7 @@ from x2sam.bench_models import WORDS
 from x2sam.bench_plan import Bench, note_difference
 from x2sam.data.tasks import find_task
 from x2sam.inference.object_rounds import Round
+from x2sam.inference.session import Session
 from x2sam.straightforward import Straightforward
 from x2sam.structures import Point, Prompt
 
@@ -36,9 +37,10 @@ def measure_clicks(bench: Bench) -> None:
     session = engine.open(bench.picture)
     # not timed: what is only done once in a process is done here; of clicks that are timed a session would know answers
     session.segment(other[1])
-    bench.result |= dict.fromkeys(("first_click_ms", "first_click_prepared_ms", "text_ms"))
+    bench.result |= dict.fromkeys(("first_click_ms", "first_click_prepared_ms", "box_ms", "text_ms"))
     if "first" in plan.parts:
         measure_first_clicks(bench, series[0][0])
+        measure_boxes(bench, session)
     bench.step("next clicks")
     later = []
     for prompts in series:
@@ -72,6 +74,16 @@ def measure_first_clicks(bench: Bench, prompt: Prompt) -> None:
             session.close()
     bench.result["first_click_ms"] = rounded(np.median(first))
     bench.result["first_click_prepared_ms"] = rounded(np.median(prepared))
+
+
+def measure_boxes(bench: Bench, session: Session) -> None:
+    """Boxes on a known picture, each around something else: a fifth of its sides, so looked at closely where the model
+    does that."""
+    height, width = bench.plan.picture
+    corners = np.random.default_rng(6).uniform(0.1, 0.7, (min(5, bench.plan.repeats), 2)) * (width, height)
+    boxes = [(float(x), float(y), float(x + width / 5), float(y + height / 5)) for x, y in corners]
+    times = [bench.time("box", lambda b=box: session.segment(Prompt(boxes=(b,))))[0] for box in boxes]
+    bench.result["box_ms"] = rounded(np.median(times))
 
 
 def compare_clicks(bench: Bench) -> None:

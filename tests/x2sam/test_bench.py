@@ -41,7 +41,7 @@ def test_the_result_has_the_promised_keys(measured):
     promised = {
         "device", "first_click_ms", "next_click_ms", "straightforward_click_ms", "ratio_next_click", "track_fps",
         "peak_rss_mb", "peak_device_mb", "max_abs_diff", "first_click_prepared_ms", "cpu_ms", "ratio_next_click_cpu",
-        "straightforward_first_frame_ms",
+        "straightforward_first_frame_ms", "box_ms",
     }  # fmt: skip
     assert promised <= set(measured)
     assert set(measured["next_click_ms"]) == {"p50", "p95"} and set(measured["track_fps"]) == {"1", "2"}
@@ -77,7 +77,8 @@ def test_both_ways_agree(measured):
     assert set(measured["differences"]) == {"click", "text", "track", "track pinned", "track fifo"}
     assert 0 <= measured["max_abs_diff"] == max(measured["differences"].values()) <= 2e-3
     assert measured["mask_iou"] == 1.0 and measured["dtype"] == "float32"
-    assert 0 < measured["float64_abs_diff"] <= TOLERANCE / 1000  # two orders of the same additions, and nothing else
+    # two orders of the same additions, and nothing else; some processors add in one order both ways
+    assert 0 <= measured["float64_abs_diff"] <= TOLERANCE / 1000
 
 
 def test_each_way_does_its_own_work(measured):
