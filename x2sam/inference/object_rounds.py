@@ -137,6 +137,10 @@ class ObjectRounds:
             rounds.append(Round(*found, condition, one.region, one.first))
         return rounds
 
+    def region(self, prompt: Prompt, frame: int) -> torch.Tensor:
+        """What is drawn on a frame, (H, W) at the network's size, also where it is looked at closely."""
+        return _region(_positive(prompt), self.looking.sizes(frame))
+
     def read(self, region: torch.Tensor, frame: int, task: Task) -> Condition:
         """The condition of one drawn region (H, W) at the network's size."""
         return self.read_all([region], frame, task)[0]
@@ -180,7 +184,7 @@ class ObjectRounds:
         drawn = _positive(prompt)
         if prompt.previous is not None and prompt.previous.any():
             drawn = replace(drawn, masks=(*drawn.masks, prompt.previous))
-        region = region_masks([prompt_region(drawn, sizes.original, click_radius(sizes.original))], sizes)[0]
+        region = _region(drawn, sizes)
         kind = "mask" if drawn.masks else "box" if drawn.boxes else "scribble" if drawn.strokes else "point"
         if kind == "point":
             return region, np.full(grid, 0.5, np.float32)
@@ -245,6 +249,10 @@ def picture_part(maps: torch.Tensor, sizes: FrameSizes) -> torch.Tensor:
 
 def _positive(prompt: Prompt) -> Prompt:
     return replace(prompt, points=tuple(p for p in prompt.points if p.positive), previous=None)
+
+
+def _region(drawn: Prompt, sizes: FrameSizes) -> torch.Tensor:
+    return region_masks([prompt_region(drawn, sizes.original, click_radius(sizes.original))], sizes)[0]
 
 
 def _overrule(answer: np.ndarray, sketch: np.ndarray) -> np.ndarray:

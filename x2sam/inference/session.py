@@ -134,7 +134,7 @@ class Session:
         assert current is not None and mask is not None
         condition, region = current.condition, current.region
         if current.window is not None and len(self) > 1:  # what it is followed by must be of the whole frame
-            region = region_masks([mask], self.looking.sizes(frame))[0]
+            region = self.rounds.region(prompt, frame)
             read = Joint.alone(lambda: self.rounds.read(region, frame, task))
             condition = yield Step(read, priority, seen)
         rule = Rule(find_task(task.name, self.modality), region=region)
