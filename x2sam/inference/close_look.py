@@ -7,7 +7,6 @@ picture is cut to a window and the prompt moves into it; the answer says which w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -15,7 +14,6 @@ import numpy as np
 
 from x2sam.structures import Prompt
 
-Box = tuple[float, float, float, float]
 MOST = 0.8  # of the picture; a window that shows more is no closer look
 LEAST_ROOM = 0.03  # around a box, of the longer side of the picture: a few pixels alone tell nothing
 
@@ -61,19 +59,16 @@ def window_of(prompt: Prompt, size: tuple[int, int], room: float) -> Window | No
     """
     if not room or not prompt.boxes or prompt.strokes or prompt.masks or prompt.previous is not None:
         return None
-    return around(prompt.boxes, size, room)
-
-
-def around(boxes: Sequence[Box], size: tuple[int, int], room: float) -> Window | None:
-    """See :func:`window_of`."""
     height, width = size
-    x0, y0 = (min(max(0.0, box[i]) for box in boxes) for i in (0, 1))
-    x1, y1 = (max(min(side, box[i]) for box in boxes) for i, side in ((2, width), (3, height)))
+    x0, y0 = (min(max(0.0, box[i]) for box in prompt.boxes) for i in (0, 1))
+    x1, y1 = (max(min(side, box[i]) for box in prompt.boxes) for i, side in ((2, width), (3, height)))
+    if x0 >= x1 or y0 >= y1:  # beside the picture, which is refused elsewhere
+        return None
     margin = max(room * max(x1 - x0, y1 - y0), LEAST_ROOM * max(size))
     window = Window(
         max(0, int(x0 - margin)), max(0, int(y0 - margin)),
         min(width, int(np.ceil(x1 + margin))), min(height, int(np.ceil(y1 + margin))),
     )  # fmt: skip
     shown = window.shape[0] * window.shape[1]
-    return window if 0 < shown <= MOST * height * width else None
+    return window if shown <= MOST * height * width else None
 
