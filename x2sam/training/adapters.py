@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import peft
+import torch.distributed
 from torch import Tensor
 
 from x2sam.config import LoraSettings
@@ -19,6 +20,10 @@ from x2sam.model.weights import from_state, load_tensors, merge_lora
 from x2sam.model.x2sam import X2SAM
 from x2sam.training.checkpoint import write_tensors
 from x2sam.training.stages import LORA
+
+if torch.distributed.is_available():
+    # peft asks for it by name and leaves importing it to transformers, which does not where it was imported lean
+    import torch.distributed.tensor
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 # every linear of a language layer: attention and feed-forward
