@@ -12,9 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from x2sam import bench_models, bench_tracks
+from x2sam import bench_exact, bench_models, bench_tracks
 from x2sam.bench import TOLERANCE, rows_of, run
 from x2sam.bench_clicks import clicks_of
+from x2sam.bench_exact import difference_in_float64
 from x2sam.bench_models import check_memory, engine_for, random_model, startup_ms
 from x2sam.bench_plan import Bench, Plan
 from x2sam.bench_tracks import discs, follow_both_ways, track_seconds
@@ -79,6 +80,15 @@ def test_both_ways_agree(measured):
     assert measured["mask_iou"] == 1.0 and measured["dtype"] == "float32"
     # two orders of the same additions, and nothing else; some processors add in one order both ways
     assert 0 <= measured["float64_abs_diff"] <= TOLERANCE / 1000
+
+
+def test_a_difference_in_float64_is_seen(tiny_model, tiny_tokenizer, monkeypatch):
+    """On some processors both ways agree to the last bit, so that no difference must not mean nothing was compared."""
+    picture, clicks = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8), clicks_of((48, 64), 1)[0][:2]
+    mirrored = lambda engine, frames, watch: Straightforward(engine, frames[:, :, ::-1].copy(), watch)  # noqa: E731
+    monkeypatch.setattr(bench_exact, "Straightforward", mirrored)
+    with Engine(tiny_model, tiny_tokenizer, "tiny") as engine:
+        assert difference_in_float64(engine, picture, clicks) > TOLERANCE
 
 
 def test_each_way_does_its_own_work(measured):

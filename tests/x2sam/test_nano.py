@@ -74,6 +74,16 @@ def test_clicks_cut_out_generated_objects(engine):
     assert np.mean(last) > np.mean(first)
 
 
+def test_what_is_in_a_box_is_looked_at_closely(engine):
+    """So what lies far from the box makes no difference."""
+    sample = generate_picture(np.random.default_rng(5), (240, 320))
+    other = sample.frames[0][::-1, ::-1].copy()
+    other[40:140, 60:180] = sample.frames[0][40:140, 60:180]
+    prompt = Prompt(boxes=((100.0, 70.0, 140.0, 110.0),))
+    one, two = (engine.open(picture).segment(prompt)[0].mask for picture in (sample.frames[0], other))
+    assert one.any() and np.array_equal(one, two)
+
+
 def test_every_click_is_obeyed(engine):
     sample = generate_picture(np.random.default_rng(5), (240, 320))
     points = (Point(60.5, 80.5), Point(200.5, 120.5, False), Point(70.5, 90.5), Point(20.5, 20.5, False))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from x2sam.structures import Prompt
@@ -44,10 +43,10 @@ class Window:
         boxes = tuple((a - self.x0, b - self.y0, c - self.x0, d - self.y0) for a, b, c, d in prompt.boxes)
         return replace(prompt, points=points, boxes=boxes)
 
-    def laid_out(self, probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """What was answered about the part, float (h, w) of any size, as float32 (H, W) of the picture; 0 beside it."""
-        whole = np.zeros(size, np.float32)
-        whole[self.pixels] = cv2.resize(probability, self.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    def laid_out(self, part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """An array of :attr:`shape` where the part lies in a picture (H, W); zeros beside it."""
+        whole = np.zeros(size, part.dtype)
+        whole[self.pixels] = part
         return whole
 
 

@@ -163,4 +163,5 @@ def drawn_of(prompt: Prompt, frame: int) -> tuple:
 
 def _bytes_of(found: tuple[Round, np.ndarray]) -> int:
     answer, mask = found
-    return mask.nbytes + answer.probability.nbytes + answer.region.nbytes
+    wide = 0 if answer.wide is None else answer.wide[1].nbytes
+    return mask.nbytes + answer.probability.nbytes + answer.region.nbytes + wide

@@ -115,7 +115,7 @@ class Looking:
     def closely(self, frame: int, window: Window) -> Looking:
         """At a part of one frame, as a picture of its own. What is computed of it is kept with that of this media, in
         memory only."""
-        part = np.ascontiguousarray(self.picture(frame)[window.pixels])
+        part = self.picture(frame)[window.pixels]  # a view: for a further click nothing of it is read
         place = (frame, window.x0, window.y0, window.x1, window.y1)
         return Looking(self.interpreter, self.cache, part[None], self.key, self.named, self.network, place)
 

@@ -38,7 +38,8 @@ HOLDS_CLICKS, AGREES = 1.0, 0.3
 @dataclass(frozen=True, eq=False)
 class Round:
     """An answer: ``probability`` float32 (h, w) of the picture's part of the mask grid, and what led to it; with a
-    ``window``, all of it is about that part of the picture only."""
+    ``window``, all of that is about this part of the picture only. ``wide``, where a frame of a clip was looked at
+    closely: condition and region of the whole frame."""
 
     probability: np.ndarray
     score: float
@@ -46,6 +47,12 @@ class Round:
     region: torch.Tensor
     first_sketch: np.ndarray | None
     window: Window | None = None
+    wide: tuple[Condition, torch.Tensor] | None = None
+
+    @property
+    def meaning(self) -> tuple[Condition, torch.Tensor]:
+        """Condition and region by which the object is followed."""
+        return self.wide or (self.condition, self.region)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +124,11 @@ class ObjectRounds:
         near = ObjectRounds(self.looking.closely(frame, window), self.seed)
         mask = None if ask.mask is None else ask.mask[window.pixels]
         (answer,) = near._answer_all([Ask(window.moved(ask.prompt), ask.before, mask)], 0, find_task(task.name, IMAGE))
-        return replace(answer, window=window)
+        wide = None if ask.before is None else ask.before.wide
+        if wide is None and len(self.looking) > 1:
+            region = _region(_positive(ask.prompt), self.looking.sizes(frame))
+            wide = self.read(region, frame, task), region
+        return replace(answer, window=window, wide=wide)
 
     def _answer_all(self, asks: Sequence[Ask], frame: int, task: Task) -> list[Round]:
         sizes = self.looking.sizes(frame)
@@ -136,10 +147,6 @@ class ObjectRounds:
             found = choose(answer, one.ask.prompt.points, previous, sizes)
             rounds.append(Round(*found, condition, one.region, one.first))
         return rounds
-
-    def region(self, prompt: Prompt, frame: int) -> torch.Tensor:
-        """What is drawn on a frame, (H, W) at the network's size, also where it is looked at closely."""
-        return _region(_positive(prompt), self.looking.sizes(frame))
 
     def read(self, region: torch.Tensor, frame: int, task: Task) -> Condition:
         """The condition of one drawn region (H, W) at the network's size."""

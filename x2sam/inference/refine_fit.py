@@ -12,6 +12,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,7 +95,8 @@ class Network(Protocol):
     """Anything that answers all clicks so far, after a box or not, with float (h, w) in 0..1; ``mask`` is the last.
     ``window``: the part of the picture that the last answer is about, None for all of it."""
 
-    window: Window | None
+    @property
+    def window(self) -> Window | None: ...
 
     def __call__(self, points: Sequence[Point], boxes: Sequence[Box], mask: np.ndarray | None) -> np.ndarray: ...
 
@@ -106,14 +108,16 @@ class EngineNetwork:
     def __init__(self, engine: Engine, image: np.ndarray, key: Hashable | None = None):
         self.engine, self.session = engine, engine.open(image, key)
         self.last: Round | None = None
-        self.window: Window | None = None
+
+    @property
+    def window(self) -> Window | None:
+        return None if self.last is None else self.last.window
 
     def __call__(self, points: Sequence[Point], boxes: Sequence[Box], mask: np.ndarray | None) -> np.ndarray:
         prompt = Prompt(points=tuple(points), boxes=tuple(boxes))
         task = task_of(prompt, self.session.modality)
         answer = self.session.rounds.answer
         self.last = self.engine.run(lambda: answer(prompt, self.last, mask, 0, task))
-        self.window = self.last.window
         return self.last.probability
 
 
@@ -139,9 +143,8 @@ def play(
             points.append(click)
         probability = network(points, boxes, mask)
         before = None if rng.random() < 0.1 else mask
-        window = network.window
-        yield _met(prepare(picture, probability, points, boxes, before, window), truth, ignore)
-        mask = answer(picture, probability, points, boxes, mask, window=window)
+        yield _met(prepare(picture, probability, points, boxes, before, network.window), truth, ignore)
+        mask = answer(picture, probability, points, boxes, mask, window=network.window)
 
 
 def _met(scene: Scene, truth: np.ndarray, ignore: np.ndarray) -> Met:
@@ -221,9 +224,7 @@ def plain_weights() -> SnapWeights:
 def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np.random.Generator) -> list[Met]:
     """One round over the pictures, answered with ``weights``."""
 
-    def answer(*request: object, window: Window | None) -> np.ndarray:
-        return snap(*request, weights=weights, window=window)
-
+    answer = partial(snap, weights=weights)
     engine = None
     if options.model:
         from x2sam.inference.engine import Engine

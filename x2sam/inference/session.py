@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from x2sam.data.tasks import Task, find_task, task_of
 from x2sam.errors import PicturesOnlyError, PromptError
@@ -24,7 +22,7 @@ from x2sam.inference.preprocess import region_masks
 from x2sam.inference.scheduler import Joint, Priority, Turn
 from x2sam.inference.side_by_side import Step, Way, walk_all
 from x2sam.inference.survey import Survey, embedded_survey_weights, survey
-from x2sam.inference.walk import Anchor, ObjectTrack, Tracked
+from x2sam.inference.walk import Anchor, ObjectTrack, Tracked, at_picture_size
 from x2sam.inference.walks import Walks
 from x2sam.inference.worded import masks_in, predict_on, read_words
 from x2sam.structures import FrameMasks, Mask, Prompt
@@ -132,11 +130,7 @@ class Session:
                 self.answers.keep(key, found)
             current, mask = found
         assert current is not None and mask is not None
-        condition, region = current.condition, current.region
-        if current.window is not None and len(self) > 1:  # what it is followed by must be of the whole frame
-            region = self.rounds.region(prompt, frame)
-            read = Joint.alone(lambda: self.rounds.read(region, frame, task))
-            condition = yield Step(read, priority, seen)
+        condition, region = current.meaning
         rule = Rule(find_task(task.name, self.modality), region=region)
         object_id = self.known.prompted(prompt, condition, rule, Anchor(frame, mask, current.score))
         return [Mask(mask, current.score, object_id)]
@@ -146,10 +140,9 @@ class Session:
         snap = self.engine.snap
         if snap is not None and (prompt.points or prompt.boxes):
             return snap(image, answer.probability, prompt.points, prompt.boxes, before, window=answer.window)
-        if answer.window is not None:
-            return answer.window.laid_out(answer.probability, image.shape[:2]) > 0.5
-        plane = torch.from_numpy(answer.probability)[None, None]
-        return (F.interpolate(plane, image.shape[:2], mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
+        if answer.window is None:
+            return at_picture_size(answer.probability, image.shape[:2])
+        return answer.window.laid_out(at_picture_size(answer.probability, answer.window.shape), image.shape[:2])
 
     def _words(self, prompt: Prompt, frame: int, task: Task, priority: Priority) -> Way:
         rated = priority == Priority.BATCH  # nobody waits, and whoever asks in bulk may want to know
