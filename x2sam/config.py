@@ -155,6 +155,8 @@ class X2SAMConfig:
     lora: LoraSettings = LoraSettings()
     # frames of a clip that the language model sees at most
     language_frames: int = 16
+    # all words that a small network was trained on, in small letters: others are left out of phrases (plain_words.py)
+    words: tuple[str, ...] = ()
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
     @property
@@ -193,7 +195,7 @@ class X2SAMConfig:
             built = {k: kind(**_tuples(data[k])) for k, kind in parts.items()}
             towers = {k: dict(data[k]) for k in ("text", "vision")}
             rest = {k: v for k, v in data.items() if k not in parts and k not in towers}
-            return cls(**rest, **towers, **built)
+            return cls(**_tuples(rest), **towers, **built)
         except KeyError as error:
             raise WeightsError(f"config.json does not describe an X2SAM model: {error} is missing") from error
         except (TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from x2sam.data.clicks import next_click
+from x2sam.data.scene_shapes import SILHOUETTES
 from x2sam.data.scenes import generate_picture
 from x2sam.inference.engine import Engine
 from x2sam.placement import EMBEDDED
@@ -107,6 +108,20 @@ def test_another_text_gives_another_mask(engine):
         empty = np.zeros((256, 256), bool)
         different += iou(one[0].mask if one else empty, other[0].mask if other else empty) < 0.9
     assert different >= 3
+
+
+def test_words_it_never_heard_make_no_difference(engine):
+    """What is said in other words, and of other things, is left out; the answer keeps the phrase as it was typed."""
+    session = engine.open(generate_picture(np.random.default_rng(5), (240, 320)).frames[0])
+    typed = "the beautiful red circle next to my grandmother"
+    (odd,), (plain,) = (session.segment(Prompt(text=text, task="refseg")) for text in (typed, "the red circle"))
+    assert odd.mask.any() and np.array_equal(odd.mask, plain.mask)
+    assert odd.phrase == typed
+
+
+def test_it_knows_its_names(engine):
+    """Every silhouette of generated scenes, and a few of the photographs."""
+    assert set(SILHOUETTES) | {"person", "bottle", "leftmost", "red", "kuih"} <= set(engine.model.config.words)
 
 
 def test_a_track_goes_with_the_object(engine):

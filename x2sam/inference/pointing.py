@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from x2sam.data.colours import COLOUR_NAMES, colour_matches
+from x2sam.data.plain_words import APPENDED
 from x2sam.errors import WeightsError
 from x2sam.inference.mask_signs import LEAST, border, distinct, odds, overlaps, sharpness, sigmoid, whole
 from x2sam.inference.outlines import LEAST_PIXELS, NAMES, SHAPES, embedded_outline_names, measures
@@ -60,11 +61,6 @@ _SIDES = {
 # "left of the tree" and "his right hand" say nothing about the picture's sides
 _WHOLE = r"\s+the\s+(?:picture|image|photo|frame)\b"
 _RELATIVE = re.compile(rf"\b(?:left|right|top|middle|bottom)\s+(?:of(?!{_WHOLE})|hand|foot)\b")
-# "the man with the red cap" is not red himself: colours and sizes are said of the head of the phrase
-_APPENDED = re.compile(
-    r"\b(?:with|in|that|who|whose|which|on|at|wearing|holding|carrying|behind|beside|before|near|next|by|from|under|over"
-    r"|above|below|between|to)\b"
-)
 _FINE = 3  # pixels along the side of a cell that are looked at for its colour
 _DRAWN = 4  # the same, that outlines are drawn on
 _ASIDE, _ALOFT = 0.15, 0.2  # from the middle of the picture to its outer thirds
@@ -88,7 +84,8 @@ class Asked:
     def of(cls, phrase: str) -> Asked:
         """What contradicts itself says nothing: "left and right"."""
         words = re.findall(r"[a-z]+", _RELATIVE.sub(" ", phrase.lower()))
-        own = re.findall(r"[a-z]+", re.sub(rf"\bof{_WHOLE}", " ", _APPENDED.split(phrase.lower())[0]))
+        # "the man with the red cap" is not red himself: colours and sizes are said of the head of the phrase
+        own = re.findall(r"[a-z]+", re.sub(rf"\bof{_WHOLE}", " ", APPENDED.split(phrase.lower())[0]))
         sides = {
             sign: int(np.sign(sum({table[w] for w in (own if sign == "size" else words) if w in table})))
             for sign, table in _SIDES.items()

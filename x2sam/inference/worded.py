@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from x2sam.data.masks import mask_bbox
+from x2sam.data.plain_words import plain_names, plainly
 from x2sam.data.prompts import prompt_region
-from x2sam.data.tasks import CategoryList, Task
+from x2sam.data.tasks import CategoryList, ItemKind, Task
 from x2sam.inference.conversation import Query, query_of
 from x2sam.inference.looking import Looking
 from x2sam.inference.pointing import Asked, embedded_pointing_weights, meant, signs_of
@@ -58,11 +59,21 @@ def read_words(
             generator = torch.Generator().manual_seed(seed)
             tokens, count = looking.model.tokens_on(looking.region_map(frame), regions, generator), len(regions)
         queries.append(query_of(task, prompt, count))
-        questions.append((interpreter.render(task, queries[-1]), tokens))
+        questions.append((interpreter.render(task, _plain(looking, task, queries[-1])), tokens))
         things = CategoryList.of(prompt).things if task.select == "categories" else ()
         rules.append(replace(_rule(looking, task, count), things=things))
     conditions = interpreter.read_all(looked, questions)
     return [Worded(c, rule, query.phrases) for c, rule, query in zip(conditions, rules, queries, strict=True)]
+
+
+def _plain(looking: Looking, task: Task, query: Query) -> Query:
+    """What a network is asked that was trained on few words; whole sentences stay as they are."""
+    known = looking.model.config.words
+    if task.items is ItemKind.CATEGORIES:
+        return replace(query, phrases=plain_names(query.phrases, known))
+    if task.items is ItemKind.PHRASE and not query.sentence:
+        return replace(query, phrases=tuple(plainly(phrase, known) for phrase in query.phrases))
+    return query
 
 
 def _rule(looking: Looking, task: Task, regions: int = 0) -> Rule:

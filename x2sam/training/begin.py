@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from x2sam import config as presets
 from x2sam.config import X2SAMConfig
 from x2sam.convert import config_over_base, extended_tokenizer
+from x2sam.data.plain_words import trained_words
+from x2sam.data.readers.own_pictures import open_pictures
 from x2sam.data.tokenizer import build_tokenizer, load_tokenizer
 from x2sam.errors import TrainingError, WeightsError
 from x2sam.model.weights import EMBEDDING, load_tensors, read_base, read_published, rename
@@ -42,11 +44,17 @@ def preset(name: str, **sizes: int) -> X2SAMConfig:
 
 def begin_episodes(config: TrainConfig) -> tuple[X2SAM, object]:
     """Model and tokenizer of a run on episodes: fresh, or those of ``model.start``."""
-    settings = config.model
+    settings, root = config.model, config.data.root
+    names = () if root is None else open_pictures(root, config.data.split).names
     if settings.start is not None:
-        return _whole_model(settings.start)
-    tokenizer = build_tokenizer(phrases_of(config.data), settings.vocabulary)
-    model = X2SAM(preset(settings.preset, vocab_size=len(tokenizer)))
+        model, tokenizer = _whole_model(settings.start)
+        if model.config.words:  # else it is not known what it had heard before
+            model.config = replace(model.config, words=trained_words((*model.config.words, *names)))
+        return model, tokenizer
+    phrases = list(phrases_of(config.data))
+    tokenizer = build_tokenizer(phrases, settings.vocabulary)
+    sizes = preset(settings.preset, vocab_size=len(tokenizer))
+    model = X2SAM(replace(sizes, words=trained_words((*phrases, *names))))
     initialise(model)
     return model, tokenizer
 
@@ -65,6 +73,7 @@ def begin_stage3(config: TrainConfig) -> tuple[X2SAM, object]:
     """The whole model with LoRA, and its tokenizer."""
     settings = config.model
     model, tokenizer = _whole_model(settings.start) if settings.start is not None else _from_parts(settings)
+    model.config = replace(model.config, words=())  # it will hear whole sentences
     add_lora(model)
     prepare_stage(model, 3, getattr(torch, config.stage.frozen_dtype))
     return model, tokenizer

@@ -19,7 +19,7 @@ from x2sam.evaluation.comparing import Thresholds, click_table, compare, held_ou
 from x2sam.inference.engine import Engine
 from x2sam.inference.refine import snap_for
 from x2sam.inference.refine_net import embedded_net, net_of
-from x2sam.model.weights import load_tensors
+from x2sam.model.weights import load_config, load_tensors
 from x2sam.placement import SNAP_NET, version_of
 from x2sam.structures import Sample, SampleObject
 from x2sam.training.adapt import HELD, TRAIN, Adaptation, adapt, adaptation_config, average
@@ -108,6 +108,16 @@ def test_real_corrections_are_taken_and_shuffled_ones_refused(tmp_path, saved, s
     before, after = load_tensors(start / "model.safetensors"), load_tensors(learned / "model.safetensors")
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name].half(), after[name].half())}
     assert {"mask_decoder", "pixel_decoder"} <= moved and not {"vision_language", "text_projector"} & moved
+
+
+def test_names_of_corrections_are_words_from_then_on(tmp_path, saved, sketching_model, shown):
+    """Where it is known what the model had heard before; else nothing is left out of phrases, and nothing may be."""
+    corrections, once = write(tmp_path / "real", shown[:8]), Adaptation(steps=1, outline=0)
+    start = saved(sketching_model)
+    assert load_config(adapt(start, corrections, tmp_path / "a", once)).words == ()
+    about = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(about | {"words": ["sky"]}))
+    assert {"sky", "thing"} <= set(load_config(adapt(start, corrections, tmp_path / "b", once)).words)
 
 
 def test_a_large_model_learns_by_adapters_and_decoders(tmp_path, saved, tiny_model, shown):

@@ -11,8 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from x2sam.data.mixture import TrainingMixture
+from x2sam.data.plain_words import plainly, words_in
 from x2sam.errors import TrainingError
 from x2sam.inference.engine import Engine
+from x2sam.model.weights import load_config
 from x2sam.structures import Point, Prompt
 from x2sam.training.episodes import EpisodeConfig
 from x2sam.training.optim import OptimConfig, build_optimizer
@@ -70,6 +73,16 @@ def test_the_loss_of_one_batch_falls(config, number):
         for _ in range(12)
     ]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+
+
+def test_the_words_that_were_heard_are_written_down(config):
+    """All of what is drawn for training, those of samples after the first ones too, so that none is left out later."""
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=1))
+    known = frozenset(load_config(train(config)).words)
+    assert {"red", "circle", "sofa"} <= known
+    later = (TrainingMixture(config.data.seed).sample_at(5000 + k) for k in range(40))
+    heard = [text for sample in later for one in sample.objects for text in (one.category, *one.phrases)]
+    assert words_in(heard) <= known and all(plainly(text, known) == text for text in heard)
 
 
 def test_unknown_settings_are_named(tmp_path):

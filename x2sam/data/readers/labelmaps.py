@@ -147,6 +147,11 @@ class LabelMapDataset:
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def names(self) -> set[str]:
+        """What its objects are called."""
+        return {plain_name(one.category) for record in self.records for one in record.objects}
+
     def index_of(self, image: str) -> int:
         """Index of the picture with this relative path; :class:`FramesError` when it is not listed."""
         if image not in self._by_image:

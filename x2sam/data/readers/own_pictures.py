@@ -36,6 +36,15 @@ class OwnPictures:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def names(self) -> set[str]:
+        """What its objects are called."""
+        return {
+            plain_name(dataset.vocabulary.names[number])
+            for dataset, place in self._places
+            for _, number in dataset.records[place].item.objects
+        }
+
     def bare(self, index: int) -> Sample:
         """The picture with its objects, without expressions. Where masks overlap the smaller one is on top."""
         dataset, place = self._places[index]
