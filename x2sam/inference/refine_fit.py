@@ -63,18 +63,19 @@ class Met:
 
 
 def objects_of(
-    data: Path, rng: np.random.Generator, hold_out: int = 0, amount: float = 1.0, leave_out: Collection[str] = ()
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    data: Path, rng: np.random.Generator, hold_out: int = 0, amount: float = 1.0, leave_out: Collection[str] = (),
+    held: bool = False,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
     """Picture, truth, ignore of objects worth a click, few of a picture.
 
     Everyday sources give :data:`EVERYDAY`, others :data:`PER_SOURCE`, and as many regions where they have some.
-    ``hold_out`` and ``leave_out`` leave out what training with the same settings leaves out; ``amount`` multiplies
-    these numbers.
+    ``hold_out`` and ``leave_out`` leave out what training with the same settings leaves out, or with ``held`` take what
+    is held out only; ``amount`` multiplies these numbers.
     """
     dataset = LabelMapDataset(data)
     by_source: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(dataset.records):
-        if not held_out(record, hold_out) and record.source not in leave_out:
+        if held_out(record, hold_out) == held and record.source not in leave_out:
             by_source[record.source].append(index)
     for source, indices in sorted(by_source.items()):
         most = EVERYDAY if source in DAILY_LIFE else PER_SOURCE
@@ -221,8 +222,10 @@ def plain_weights() -> SnapWeights:
     return SnapWeights(table)
 
 
-def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np.random.Generator) -> list[Met]:
-    """One round over the pictures, answered with ``weights``."""
+def gather(
+    options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np.random.Generator, held: bool = False
+) -> list[Met]:  # fmt: skip
+    """One round over the pictures, or with ``held`` over those held out, answered with ``weights``."""
 
     answer = partial(snap, weights=weights)
     engine = None
@@ -233,7 +236,7 @@ def gather(options: argparse.Namespace, turn: int, weights: SnapWeights, rng: np
     kinds = KINDS[options.networks]
     met: list[Met] = []
     left_out = options.hold_out, options.amount, options.leave_out
-    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, *left_out)):
+    for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, *left_out, held)):
         simulated = SimulatedNetwork(picture, truth, kinds[(k + turn) % len(kinds)], rng)
         network: Network = simulated
         if engine is not None and rng.random() >= options.simulated:

@@ -130,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clicks", type=int, default=3, help="answers per object")
     parser.add_argument("--amount", type=float, default=2.0, help="how many objects, as a factor of refine_fit's")
     parser.add_argument("--hold-out", type=int, default=0, help="leave out one picture in so many, as training does")
+    parser.add_argument("--held-amount", type=float, default=0.0, help="as --amount, of the pictures left out")
     parser.add_argument("--leave-out", nargs="*", default=[], help="sources that are left out, as training does")
     parser.add_argument("--start", type=Path, help="fit a network on that was fitted before")
     parser.add_argument("--out", type=Path, default=FILE)
@@ -141,6 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = embedded_weights("weak")
     began = time.monotonic()
     met = gather(options, 0, weights, rng)
+    if options.held_amount:
+        # a network answers better about what it has learned from than about what it will meet
+        options.amount = options.held_amount
+        met += gather(options, 0, weights, rng, held=True)
     examples = [example(m, weights) for m in met]
     print(f"{len(examples)} answers in {time.monotonic() - began:.0f} s", flush=True)
     # neighbours in the list are answers about one picture: whole runs of them are held out

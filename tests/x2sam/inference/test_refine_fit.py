@@ -117,3 +117,14 @@ def test_weights_of_another_version_are_refused(tmp_path):
             read_weights(tmp_path / "broken.json")
     with pytest.raises(WeightsError, match="can't be read"):
         read_weights(tmp_path / "missing.json")
+
+
+def test_objects_of_pictures_that_are_held_out(data):
+    """Those or all others, nothing twice."""
+    drawn = [
+        {picture.tobytes() for picture, *_ in refine_fit.objects_of(data, np.random.default_rng(0), every, held=held)}
+        for every, held in ((0, False), (3, False), (3, True), (0, True))
+    ]
+    whole, others, held, none = drawn
+    assert len(whole) == 8 and held and not none
+    assert not held & others and held | others == whole
