@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
+from x2sam.structures import Sample, SampleObject
+
 IGNORE = 255
 MIN_VISIBLE = 24
 """Objects with fewer visible pixels can't be told from noise and are not trained on."""
@@ -57,6 +59,12 @@ def inner_distance(mask: np.ndarray) -> np.ndarray:
 def label_areas(labels: np.ndarray) -> np.ndarray:
     """Pixels of each label value, int64 (256,), of uint8 labels of any shape."""
     return np.bincount(labels.ravel(), minlength=256)
+
+
+def visible_objects(sample: Sample) -> list[SampleObject]:
+    """Those that have :data:`MIN_VISIBLE` pixels in the first frame."""
+    areas = label_areas(sample.labels[0])
+    return [one for one in sample.objects if areas[one.id] >= MIN_VISIBLE]
 
 
 def label_centres(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

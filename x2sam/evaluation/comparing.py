@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from x2sam.data.masks import MIN_VISIBLE
+from x2sam.data.masks import label_areas, visible_objects
 from x2sam.data.readers.labelmaps import LabelMapDataset
 from x2sam.data.readers.own_pictures import OwnPictures, open_pictures
 from x2sam.evaluation.clicks import refine_object
@@ -114,8 +114,8 @@ def click_table(
 
 
 def _chosen(sample: Sample) -> list[int]:
-    areas = np.bincount(sample.labels[0].ravel(), minlength=256)
-    ids = sorted((o.id for o in sample.objects if areas[o.id] >= MIN_VISIBLE), key=lambda one: -areas[one])
+    areas = label_areas(sample.labels[0])
+    ids = sorted((one.id for one in visible_objects(sample)), key=lambda one: -areas[one])
     places = np.unique(np.linspace(0, len(ids) - 1, min(_OBJECTS, len(ids))).astype(int)) if ids else ()
     return [ids[place] for place in places]
 

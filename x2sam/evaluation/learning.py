@@ -26,7 +26,7 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from x2sam.data.masks import MIN_VISIBLE
+from x2sam.data.masks import visible_objects
 from x2sam.data.readers.labelmaps import LabelMapDataset, held_out
 from x2sam.data.readers.own_format import OwnItem, OwnObject, write_dataset
 from x2sam.data.readers.own_pictures import OwnPictures
@@ -111,8 +111,7 @@ def corrected(domain: Domain, masks: int, seed: int, out: Path) -> int:
         if not left:
             break
         sample = domain.sample(place)
-        areas = np.bincount(sample.labels[0].ravel(), minlength=256)
-        able = [one for one in sample.objects if areas[one.id] >= MIN_VISIBLE]
+        able = visible_objects(sample)
         chosen = [able[int(k)] for k in rng.permutation(len(able))[: min(left, _PER_PICTURE)]]
         if not chosen:
             continue

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from x2sam.data import prompts
 from x2sam.data.clicks import next_click
-from x2sam.data.masks import IGNORE, MIN_VISIBLE
+from x2sam.data.masks import IGNORE, visible_objects
 from x2sam.data.noisy_masks import noisy_mask
 from x2sam.data.synonyms import reword
 from x2sam.data.tasks import IMAGE, VIDEO, find_task
@@ -85,7 +85,7 @@ class EpisodeBuilder:
 
     def build(self, sample: Sample, rng: np.random.Generator) -> Episode | None:
         """None when nothing in the first frame can be prompted."""
-        objects = [o for o in sample.objects if np.count_nonzero(sample.labels[0] == o.id) >= MIN_VISIBLE]
+        objects = visible_objects(sample)
         if not objects:
             return None
         video = len(sample.frames) > 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from x2sam.data.masks import MIN_VISIBLE
+from x2sam.data.masks import visible_objects
 from x2sam.data.readers.own_pictures import OwnPictures
 from x2sam.data.scenes import generate_picture
 from x2sam.evaluation.dataset import object_mask
@@ -78,8 +78,7 @@ def _samples(pictures: OwnPictures, rng: np.random.Generator) -> Iterator[Callab
 
 def _examples(engine: Engine, sample: Sample, key: int, snap: Snap, rng: np.random.Generator) -> Iterator[Example]:
     """What comes up when objects of a picture are clicked on; ``key`` names the picture, which is encoded once."""
-    weights, areas = embedded_weights("weak"), np.bincount(sample.labels[0].ravel(), minlength=256)
-    able = [one.id for one in sample.objects if areas[one.id] >= MIN_VISIBLE]
+    weights, able = embedded_weights("weak"), [one.id for one in visible_objects(sample)]
     for thing in rng.permutation(able)[:_PER_PICTURE].tolist():
         network = EngineNetwork(engine, sample.frames[0], key)
         try:
