@@ -160,7 +160,7 @@ class InstantSession:
 class InstantEngine:
     """An engine that takes no time."""
 
-    name, version, device, remembers = "instant", "instant", "cpu", True
+    name, version, device, remembers, words = "instant", "instant", "cpu", True, ()
     features, vitals = FeatureCounts(), EngineVitals()
 
     def __init__(self, mask: np.ndarray):

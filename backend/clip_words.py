@@ -22,7 +22,7 @@ from backend.protocol import TypedText
 from backend.remembered import PackedMask
 from backend.standing import SAME, overlap
 from backend.tracking import Reach, session_opener
-from backend.words import category_names, label_for
+from backend.words import category_names, label_for, understood
 from x2sam.data.tasks import task_of
 from x2sam.errors import CancelledError
 from x2sam.inference.clip_objects import ClipObject
@@ -213,7 +213,8 @@ class ClipWords:
             sentences.append(replies.no_label_for(strange, known))
         if seen.remark:
             sentences.append(seen.remark)
-        return " ".join(sentences), kept
+        sentences.append(understood(ask, self.carrier.engine.words))
+        return " ".join(filter(None, sentences)), kept
 
     def _all_like_it(self, ask: Ask, controls: Mapping[str, ControlTag], seen: Seen) -> tuple[str, list[Named]]:
         """Every object of the kind of an example, without those that are marked already on a page."""

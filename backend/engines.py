@@ -97,12 +97,14 @@ class Session(Protocol):
 
 class Engine(Protocol):
     """A loaded model. ``frames`` is lazy: ``len(frames)`` pages, ``frames[i]`` uint8 (H, W, 3). One that does not
-    remember answers about pages one by one: its sessions refuse whatever looks at several."""
+    remember answers about pages one by one: its sessions refuse whatever looks at several. ``words``: all that it
+    hears, empty where it reads whatever is typed."""
 
     name: str
     version: str
     device: str
     remembers: bool
+    words: tuple[str, ...]
 
     @property
     def features(self) -> FeatureCounts: ...
@@ -127,6 +129,10 @@ class Serving:
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self.name, self.version, self.device = engine.name, engine.version, engine.device
         self.remembers = engine.remembers
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self._engine.words
 
     @property
     def features(self) -> FeatureCounts:

@@ -33,7 +33,7 @@ from backend.remembered import PackedMask
 from backend.results import Item, task_score
 from backend.standing import SAME, overlap
 from backend.video_tag import answer_video
-from backend.words import category_names, label_for, needs_label, text_asks
+from backend.words import category_names, label_for, needs_label, text_asks, understood
 from x2sam.data.tasks import task_of
 from x2sam.inference.scheduler import Turn
 from x2sam.structures import Mask
@@ -282,6 +282,7 @@ class _Request:
         if strange:
             without = replies.no_label_for([mask.phrase or "" for mask in strange], [label.value for label in labels])
             sentence = f"{sentence} {without}" if kept else without
+        sentence = " ".join(filter(None, (sentence, understood(ask, self.carrier.engine.words))))
         return Reply(ask, sentence, _numbered(ask, kept))
 
     def _all_reply(self, ask: Ask, label: str, control: ControlTag, masks: Sequence[Mask]) -> Reply:

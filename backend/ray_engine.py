@@ -72,7 +72,7 @@ class RayEngine:
 
     def __init__(self, handle: Any, board: Any, about: About, patience: float, stop: Callable[[], None]):
         self.name, self.version, self.device = about.name, about.version, f"ray ({about.device})"
-        self.remembers = about.remembers
+        self.remembers, self.words = about.remembers, about.words
         self._handle, self._board, self._patience, self._stop = handle, board, patience, stop
         self._told: dict[str, tuple[FeatureCounts, EngineVitals]] = {}
         self._closed = threading.Event()

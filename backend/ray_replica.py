@@ -99,6 +99,7 @@ class About:
     version: str
     device: str
     remembers: bool
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class EngineReplica:
 
     async def about(self) -> About:
         engine = self._engine
-        return About(engine.name, engine.version, engine.device, engine.remembers)
+        return About(engine.name, engine.version, engine.device, engine.remembers, engine.words)
 
     async def ask(self, question: Question) -> Outcome:
         return await self._threaded(self._answer, question)

@@ -73,6 +73,11 @@ def about_text(text: str, masks: Sequence[Mask]) -> str:
     return f"Found {_objects(len(masks))} for “{_short(text)}”: {percent_sure(masks)}."
 
 
+def understood_as(phrase: str | None) -> str:
+    """What a model made of a text that knows few words; nothing where it heard all of it."""
+    return f"Understood as “{_short(phrase, 40)}”." if phrase else ""
+
+
 @dataclass(frozen=True)
 class Sight:
     """Something that words found in a clip: what it is called, how sure that is, and the page where it is seen best,

@@ -18,7 +18,7 @@ from backend import replies, video_replies
 from backend.answers import Answer, Services, only_words, reply_items
 from backend.clip_words import SEARCH_SHARE, Seen, numbered, search_clip, session_on
 from backend.cloud_storage import through_label_studio
-from backend.engines import Session
+from backend.engines import Engine, Session
 from backend.errors import MediaError
 from backend.evidence import Work
 from backend.geometry import Box, corners_to_box, corners_to_mask, mask_to_box, percent_to_corners
@@ -35,7 +35,7 @@ from backend.video_boxes import box_iou, sequence_to_boxes, track_value
 from backend.video_files import ClipFrames, frame_rate
 from backend.video_regions import Keyframes, VideoRegion, numbers_of
 from backend.video_walk import BoxWalk, Thing
-from backend.words import category_names, label_for, needs_label, text_asks
+from backend.words import category_names, label_for, needs_label, text_asks, understood
 from x2sam.data.tasks import task_of
 from x2sam.inference.clip_objects import ClipObject
 from x2sam.inference.scheduler import Turn
@@ -112,6 +112,10 @@ class _Request:
     work: Work
     turn: Turn | None
     begun: float
+
+    @property
+    def _engine(self) -> Engine:
+        return self.services.engines.wait(self.services.settings.load_wait)
 
     def followed(self, reach: Reach) -> Answer:
         """Everything that stands, followed on."""
@@ -267,7 +271,8 @@ class _Request:
             sentences.append(replies.no_label_for(strange, [label.value for label in self.labels]))
         if not seen.finished:
             sentences.append(video_replies.LOOKED_AT_SOME)
-        return " ".join(sentences), [one for one in kept if _seen(one)]
+        sentences.append(understood(ask, self._engine.words))
+        return " ".join(filter(None, sentences)), [one for one in kept if _seen(one)]
 
     def _is_marked(self, thing: ClipObject) -> bool:
         """Whether a rectangle on the screen is about where a thing is seen best."""
@@ -280,7 +285,7 @@ class _Request:
 
     def _walked(self, subjects: Sequence[Subject], reach: Reach, before: str = "") -> Answer:
         directions, stop = self._way(subjects, reach)
-        engine = self.services.engines.wait(self.services.settings.load_wait)
+        engine = self._engine
         about = (engine.version, self.task.id, self.work.person)
         key = (*about, directions, stop, tuple(one.fingerprint for one in subjects))
         walk = self.services.walks.take(key)

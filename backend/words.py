@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backend import replies
 from backend.label_config import Label, LabelConfig
 from backend.prompts import Ask, text_name
 from backend.protocol import Task, TypedText
+from x2sam.data import plain_words
 from x2sam.data.tasks import CategoryList, is_sentence, task_of
 from x2sam.errors import PromptError
 from x2sam.structures import Prompt
@@ -78,6 +80,12 @@ def label_for(labels: Sequence[Label], *texts: str | None) -> Label | None:
 def needs_label(ask: Ask) -> bool:
     """Whether the answer is one mask for the text as a whole, so that its label is known before the model is asked."""
     return ask.prompt.text is not None and task_of(ask.prompt, "image").name in _NOUN_PHRASES
+
+
+def understood(ask: Ask, words: Collection[str]) -> str:
+    """A sentence about what a model that knows few ``words`` made of a phrase; "" where it heard all of it."""
+    phrase = ask.prompt.text is not None and task_of(ask.prompt, "image").name == "refseg"
+    return replies.understood_as(plain_words.understood(ask.prompt.text, words) if phrase else None)
 
 
 def category_names(prompt: Prompt) -> tuple[str, ...]:

@@ -192,7 +192,7 @@ class FakeSearch:
 class FakeEngine:
     """Has the surface of the real engine that the backend uses; remembers what it was asked."""
 
-    name, version, device, remembers = "fake", "fake-0001", "cpu", True
+    name, version, device, remembers, words = "fake", "fake-0001", "cpu", True, ()
 
     def __init__(self):
         self.asked: list[tuple[str, int, Prompt]] = []

@@ -57,7 +57,7 @@ class SmallSession:
 
 
 class SmallEngine:
-    name, version, device, remembers = "small", "small-0001", "cpu", True
+    name, version, device, remembers, words = "small", "small-0001", "cpu", True, ()
 
     def open(self, frames, key=None):
         return SmallSession(frames)

@@ -123,6 +123,11 @@ def test_nothing_found(desk):
     assert sentences(entry)[0].startswith("Found nothing for “nothing” on pages 1, 5 and 10 of 10. Try other words")
 
 
+def test_a_phrase_of_which_the_model_knows_few_words(desk, engine):
+    engine.words = ("cup",)
+    assert ", page 1. Understood as “cup”. Object 1: tracked" in sentences(desk(words("the shiny cup")))[0]
+
+
 def test_a_label_before_the_text(named):
     assert list(labels_of(named(words("Person: the one on the left"))).values()) == [{"Person"}]
     assert sentences(named(words("the one on the left")))[0].startswith("Which label?")

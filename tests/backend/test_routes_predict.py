@@ -119,6 +119,13 @@ def test_a_text(ask, captured, engine):
     assert entry["result"][-1]["from_name"] == "reply"
 
 
+def test_a_text_of_which_the_model_knows_few_words(ask, captured, engine):
+    engine.words = ("the", "rectangle")
+    (entry,) = ask(captured("predict_interactive_text"))
+    assert engine.asked[0][2].text == "the red rectangle"
+    assert sentences(entry) == ["Found 1 object for “the red rectangle”: 83 % sure. Understood as “the rectangle”."]
+
+
 def test_a_text_beside_the_models_own_reply(ask, captured, engine):
     (entry,) = ask(captured("predict_interactive_text_with_reply"))
     assert [prompt.text for _, _, prompt in engine.asked] == ["the cup two"]

@@ -104,6 +104,12 @@ def test_words_give_a_track(desk):
     assert regions(desk(typed("the square")))[0]["id"] != item["id"], "another text field entry, another object"
 
 
+def test_a_phrase_of_which_the_model_knows_few_words(desk, engine):
+    engine.words = ("square",)
+    (sentence,) = sentences(desk(typed("the shiny square")))
+    assert "sure. Understood as “square”. Object 1: tracked" in sentence
+
+
 def test_the_label_that_a_text_names_and_several_things(desk):
     assert regions(desk(typed("Object 2: the square")))[0]["value"]["labels"] == ["Object 2"]
     items = regions(desk(typed("cars, people")))

@@ -8,7 +8,7 @@ from backend.categories import category_ask
 from backend.errors import LabelConfigError
 from backend.label_config import parse_label_config
 from backend.protocol import Task, TypedText, parse_context
-from backend.words import category_names, label_for, listed_names, named_label, needs_label, text_asks
+from backend.words import category_names, label_for, listed_names, named_label, needs_label, text_asks, understood
 from x2sam.errors import PromptError
 
 TASK = Task("7", {}, frozenset())
@@ -137,6 +137,24 @@ def test_a_text_may_begin_with_its_label():
 )
 def test_what_needs_a_label_beforehand(text, needed):
     assert needs_label(asked(PLAIN, text)) == needed
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("the red car", ""),
+        ("the red cars", ""),
+        ("the shiny red car next to the house", "Understood as “the red car”."),
+        ("Car: the old car", "Understood as “the car”."),
+        ("old car, person", ""),
+        ("Where is the shiny car?", ""),
+        ("describe", ""),
+    ],
+)
+def test_what_a_model_of_few_words_makes_of_a_phrase(text, sentence):
+    """Lists and sentences are another matter."""
+    assert understood(asked(PLAIN, text), ("the", "red", "car", "person")) == sentence
+    assert understood(asked(PLAIN, text), ()) == ""
 
 
 @pytest.mark.parametrize("text", ["all", "All.", "find all", "all like this", "all of them"])

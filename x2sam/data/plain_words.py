@@ -31,6 +31,7 @@ _PLACE = re.compile(
     re.IGNORECASE,
 )
 _ANYTHING = dict.fromkeys(("one", "thing", "item", "something"), "object")
+_LITTLE = {"a", "an", "the", "of", "and"}
 _PLURALS = {
     "people": "person", "men": "man", "women": "woman", "children": "child", "leaves": "leaf", "knives": "knife",
 }  # fmt: skip
@@ -66,6 +67,13 @@ def plainly(phrase: str, known: Collection[str]) -> str:
     return " ".join([*head, *([_PLACES[place[1].lower()].format(place[1].lower())] if place else [])])
 
 
+def understood(phrase: str, known: Collection[str]) -> str | None:
+    """What :func:`plainly` makes of a phrase where that leaves something out that was said; None where it does not."""
+    plain = plainly(phrase, known)
+    heard, said = ({_stem(word) for word in words_in([text])} for text in (plain, phrase))
+    return plain if said - heard - _LITTLE else None
+
+
 def plain_names(names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """Each of some names plainly, but as it is where others would then be called the same."""
     plain = [plainly(name, known) for name in names]
@@ -83,3 +91,8 @@ def _head(words: Sequence[str], known: Collection[str]) -> list[str]:
             kept.append(form)
             named = named or form.lower() not in _LOOKS
     return kept if named or words[-1:] == kept[-1:] else [*kept, *words[-1:]]
+
+
+def _stem(word: str) -> str:
+    word = _PLURALS.get(word, word)
+    return word.removesuffix("s").removesuffix("e")

@@ -112,6 +112,11 @@ class Engine:
         """Whether objects can be followed and clips looked through; without, pictures are answered one by one."""
         return self.model.config.remembers
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that it was trained to hear, where those are few; empty where it reads whatever is typed."""
+        return self.model.config.words
+
     def open(self, frames: np.ndarray | str | Path | FrameSource, key: Hashable | None = None) -> Session:
         """A session on a picture (H, W, 3), a clip (T, H, W, 3), a file, or a lazy reader.
 
