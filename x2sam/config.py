@@ -265,7 +265,7 @@ def nano(vocab_size: int = 1024) -> X2SAMConfig:
         ),
         region=RegionConfig(points=64, pooling=8),
         language_frames=4,
-        preprocess=dataclasses.replace(sizes, close_room=0.5),
+        preprocess=dataclasses.replace(sizes, close_room=0.35),
     )  # fmt: skip
 
 
