@@ -82,7 +82,8 @@ def plain_names(names: Sequence[str], known: Collection[str]) -> tuple[str, ...]
 
 def _head(words: Sequence[str], known: Collection[str]) -> list[str]:
     kept, named = [], False
-    for word in (_ANYTHING.get(word.lower(), word) for word in words):
+    words = [*words[:-1], *(_ANYTHING.get(word.lower(), word) for word in words[-1:])]
+    for word in words:
         forms = word, _PLURALS.get(word.lower(), word), word.removesuffix("s"), word.removesuffix("es")
         form = next((form for form in forms if form.lower() in known), None)
         if form is None and named and word.endswith("ing"):

@@ -35,6 +35,8 @@ KNOWN = frozenset(
         ("the second cup from the left", "the cup"),
         ("wine glasses", "wine glass"),
         ("three people", "person"),
+        ("one cup", "cup"),
+        ("one of the cups", "the cup"),
         ("two cups", "cup"),
         ("on the left", "on the left"),
         ("white", "white"),
