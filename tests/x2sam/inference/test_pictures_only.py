@@ -3,8 +3,6 @@ clear words where a memory would be needed."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,7 @@ from x2sam.inference.preprocess import FrameSizes
 from x2sam.straightforward import watched
 from x2sam.structures import Point, Prompt
 from x2sam.training.begin import begin_episodes
+from x2sam.training.settings import ModelConfig, TrainConfig
 
 HEIGHT, WIDTH = 45, 70
 
@@ -123,7 +122,7 @@ def test_a_saved_model_answers_alike(tiny_xsam, clip, tmp_path):
     model.save_pretrained(tmp_path / "model", tokenizer)
     prompt = Prompt(points=(Point(20, 20),))
     with pytest.raises(TrainingError, match=r"is X-SAM of 2025; what is trained here begins with X2SAM"):
-        begin_episodes(SimpleNamespace(model=SimpleNamespace(start=str(tmp_path / "model"))))
+        begin_episodes(TrainConfig(model=ModelConfig(start=str(tmp_path / "model"))))
     with Engine.load(tmp_path / "model", "cpu") as engine, Engine(model, tokenizer, "one") as other:
         assert engine.model.config == model.config
         one, two = (e.open(clip[0]).segment(prompt)[0] for e in (engine, other))
