@@ -42,6 +42,8 @@ class PlacedSession(FakeSession):
 
 
 class PlacedEngine(FakeEngine):
+    words = ("cup", "the")
+
     def __init__(self):
         super().__init__()
         self.on_page = lambda page: time.sleep(PAGE_SECONDS)

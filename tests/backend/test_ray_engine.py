@@ -124,6 +124,10 @@ def test_each_picture_is_looked_at_by_one_replica(engine, frames):
     until(lambda: engine.features.misses - before == 8, "count of eight pictures", 10)
 
 
+def test_it_tells_what_its_replicas_tell_of_themselves(engine):
+    assert (engine.name, engine.remembers, engine.words) == ("fake", True, ("cup", "the"))
+
+
 def test_errors_arrive_as_they_were(engine, frames, kitchen):
     page = frames(0)
     with pytest.raises(PromptError, match=r"^The prompt is empty\.$"):

@@ -37,9 +37,8 @@ _PLURALS = {
 }  # fmt: skip
 # words that name nothing by themselves
 _LOOKS = {
-    *COLOUR_NAMES, "grey", "the", "a", "an", "of", "and", "big", "large", "largest", "small", "smallest", "leftmost",
-    "rightmost", "topmost", "top", "bottom", "left", "right", "middle", "main", "striped", "dotted", "spotted",
-    "checkered", "plain",
+    *_LITTLE, *COLOUR_NAMES, "grey", "big", "large", "largest", "small", "smallest", "leftmost", "rightmost", "topmost",
+    "top", "bottom", "left", "right", "middle", "main", "striped", "dotted", "spotted", "checkered", "plain",
 }  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def gather(
         engine = Engine.load(options.model)
     kinds = KINDS[options.networks]
     met: list[Met] = []
-    left_out = options.hold_out, options.amount, options.leave_out
+    left_out = options.hold_out, options.held_amount if held else options.amount, options.leave_out
     for k, (picture, truth, ignore) in enumerate(objects_of(options.data, rng, *left_out, held)):
         simulated = SimulatedNetwork(picture, truth, kinds[(k + turn) % len(kinds)], rng)
         network: Network = simulated

@@ -138,13 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=RATE, help="the highest on the way")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.held_amount and not options.hold_out:
+        parser.error("--held-amount takes pictures that training left out: say with --hold-out which")
     rng = np.random.default_rng(options.seed)
     weights = embedded_weights("weak")
     began = time.monotonic()
     met = gather(options, 0, weights, rng)
     if options.held_amount:
         # a network answers better about what it has learned from than about what it will meet
-        options.amount = options.held_amount
         met += gather(options, 0, weights, rng, held=True)
     examples = [example(m, weights) for m in met]
     print(f"{len(examples)} answers in {time.monotonic() - began:.0f} s", flush=True)

@@ -26,7 +26,7 @@ from x2sam.training.adapters import add_lora
 from x2sam.training.agnostic import AgnosticSegmentor
 from x2sam.training.episode_batches import phrases_of
 from x2sam.training.initialise import initialise, initialise_decoder, initialise_memory
-from x2sam.training.settings import ModelConfig, TrainConfig
+from x2sam.training.settings import DataConfig, ModelConfig, TrainConfig
 from x2sam.training.stages import prepare_stage
 
 log = logging.getLogger(__name__)
@@ -44,19 +44,23 @@ def preset(name: str, **sizes: int) -> X2SAMConfig:
 
 def begin_episodes(config: TrainConfig) -> tuple[X2SAM, object]:
     """Model and tokenizer of a run on episodes: fresh, or those of ``model.start``."""
-    settings, root = config.model, config.data.root
-    names = () if root is None else open_pictures(root, config.data.split).names
+    settings = config.model
     if settings.start is not None:
         model, tokenizer = _whole_model(settings.start)
         if model.config.words:  # else it is not known what it had heard before
-            model.config = replace(model.config, words=trained_words((*model.config.words, *names)))
+            model.config = replace(model.config, words=trained_words((*model.config.words, *_names(config.data))))
         return model, tokenizer
     phrases = list(phrases_of(config.data))
     tokenizer = build_tokenizer(phrases, settings.vocabulary)
     sizes = preset(settings.preset, vocab_size=len(tokenizer))
-    model = X2SAM(replace(sizes, words=trained_words((*phrases, *names))))
+    model = X2SAM(replace(sizes, words=trained_words((*phrases, *_names(config.data)))))
     initialise(model)
     return model, tokenizer
+
+
+def _names(data: DataConfig) -> set[str]:
+    """What the real objects that are trained on are called, those that the first samples do not show too."""
+    return set() if data.root is None else open_pictures(data.root, data.split).names(data.leave_out)
 
 
 def begin_stage1(config: TrainConfig) -> AgnosticSegmentor:

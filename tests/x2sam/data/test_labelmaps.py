@@ -96,6 +96,15 @@ def test_some_pictures_are_held_back(root):
     assert not any(held_out(r, 0) for r in dataset.records)
 
 
+def test_the_names_of_what_is_trained_on(root):
+    belt = [{"id": 1, "category": "conveyor belt", "thing": False, "area": 60}]
+    pictures = [entry("coco/a"), entry("belt/a", "belt", objects=belt)]
+    (root / "train.json").write_text(json.dumps({"sources": {}, "pictures": pictures}))
+    dataset = LabelMapDataset(root)
+    assert dataset.names() == {"wall", "dog", "conveyor belt"}
+    assert dataset.names(leave_out=("belt",)) == {"wall", "dog"}
+
+
 def test_names_as_people_say_them():
     assert plain_name("wall-other-merged") == "wall" and plain_name("Dining-Table") == "dining table"
     assert plain_name("floor-wood") == "floor wood" and plain_name("kuih ketayap") == "kuih ketayap"

@@ -9,7 +9,7 @@ from x2sam.errors import WeightsError
 from x2sam.inference.refine import prepare, snap, snap_for, weigh
 from x2sam.inference.refine_fit import Met, plain_weights
 from x2sam.inference.refine_net import INPUTS, RefineNet, correct, embedded_net, evidence_of, read_net, save_net
-from x2sam.inference.refine_net_fit import example, fit, measure, new_net, stack
+from x2sam.inference.refine_net_fit import example, fit, main, measure, new_net, stack
 from x2sam.inference.refine_terms import fine_terms, rough_terms
 from x2sam.inference.refine_weights import embedded_weights
 from x2sam.structures import Point
@@ -84,6 +84,12 @@ def test_saved_networks_come_back(tmp_path):
     terms = fine_terms(scene, score)
     again = read_net(tmp_path / "net.safetensors")
     assert np.array_equal(correct(net, scene, terms, score), correct(again, scene, terms, score))
+
+
+def test_pictures_held_out_need_a_number(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--data", str(tmp_path), "--held-amount", "2"])
+    assert "say with --hold-out which" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors", None])

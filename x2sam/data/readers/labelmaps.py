@@ -147,10 +147,10 @@ class LabelMapDataset:
     def __len__(self) -> int:
         return len(self.records)
 
-    @property
-    def names(self) -> set[str]:
-        """What its objects are called."""
-        return {plain_name(one.category) for record in self.records for one in record.objects}
+    def names(self, leave_out: Collection[str] = ()) -> set[str]:
+        """What its objects are called, without those of sources that are left out."""
+        kept = (record for record in self.records if record.source not in leave_out)
+        return {plain_name(one.category) for record in kept for one in record.objects}
 
     def index_of(self, image: str) -> int:
         """Index of the picture with this relative path; :class:`FramesError` when it is not listed."""

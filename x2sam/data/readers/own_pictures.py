@@ -36,9 +36,8 @@ class OwnPictures:
     def __len__(self) -> int:
         return len(self._places)
 
-    @property
-    def names(self) -> set[str]:
-        """What its objects are called."""
+    def names(self, leave_out: object = ()) -> set[str]:
+        """What its objects are called. It has no sources that could be left out."""
         return {
             plain_name(dataset.vocabulary.names[number])
             for dataset, place in self._places
