@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +11,10 @@ import numpy as np
 from x2sam.data.masks import MIN_VISIBLE, label_areas, mask_bbox
 from x2sam.structures import Sample, SampleObject
 
+Box = tuple[int, int, int, int]
 _MARGIN = 3
+_OVER = 0.5  # chance that an object is laid over another one rather than anywhere
+_COVERS = 0.8  # then, its longer side at most, in longer sides of what is under it
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,10 @@ def fill_hole(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def paste_objects(sample: Sample, donor: Sample, rng: np.random.Generator, count: int = 2) -> Sample:
-    """``sample`` (one frame) with up to ``count`` objects of ``donor`` laid over it at random places and sizes."""
+    """``sample`` (one frame) with up to ``count`` objects of ``donor`` laid over it, at random places and sizes.
+
+    Half of them hide a part of another object, as things in front of each other do.
+    """
     picture, labels, objects = sample.frames[0].copy(), sample.labels[0].copy(), list(sample.objects)
     h, w = labels.shape
     for chosen in choose_objects(donor, rng, count):
@@ -97,7 +104,7 @@ def paste_objects(sample: Sample, donor: Sample, rng: np.random.Generator, count
         if value is None:
             break
         cutout = cut_out(donor, chosen)
-        affine = placement(cutout, rng, (h, w))
+        affine = placement(cutout, rng, (h, w), box_to_hide(labels, objects, rng))
         if lay_over(picture, labels, cutout, affine, value) and np.count_nonzero(labels == value) >= MIN_VISIBLE:
             objects.append(SampleObject(value, cutout.category, cutout.thing))
         else:
@@ -105,15 +112,35 @@ def paste_objects(sample: Sample, donor: Sample, rng: np.random.Generator, count
     return Sample(picture[None], labels[None], tuple(objects), sample.complete, sample.source)
 
 
-def placement(cutout: Cutout, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A random place, size, tilt and mirroring of a cut-out in a picture (H, W): float (2, 3) for :func:`lay_over`."""
+def box_to_hide(labels: np.ndarray, objects: Sequence[SampleObject], rng: np.random.Generator) -> Box | None:
+    """Half of the time the box ``(x0, y0, x1, y1)`` around one of ``objects`` in ``labels`` uint8 (H, W), else None.
+
+    Each as often as it is large: a cell among hundreds is too small to be hidden in part.
+    """
+    if rng.random() >= _OVER:
+        return None
+    areas = label_areas(labels)[[thing.id for thing in objects]]
+    if not areas.sum():
+        return None
+    return mask_bbox(labels == objects[int(rng.choice(len(objects), p=areas / areas.sum()))].id)
+
+
+def placement(cutout: Cutout, rng: np.random.Generator, size: tuple[int, int], over: Box | None = None) -> np.ndarray:
+    """A random place, size, tilt and mirroring of a cut-out in a picture (H, W): float (2, 3) for :func:`lay_over`.
+
+    over: a box in pixels; the middle of the cut-out lies in it, and it is smaller than the box
+    """
     h, w = cutout.alpha.shape
     scale = np.exp(rng.uniform(np.log(0.12), np.log(0.6))) * max(size) / max(h, w)
     # Enlarging a small cut-out only shows its blur.
     scale = min(scale, 2.0)
+    low, high = np.array((0.05, 0.95))[:, None] * (size[1], size[0])
+    if over is not None:
+        low, high = np.array(over[:2], float), np.array(over[2:], float)
+        scale = min(scale, _COVERS * (high - low).max() / max(h, w))
     angle, mirror = rng.normal(0, 0.12), rng.choice((-1.0, 1.0))
     linear = (
         scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([mirror, 1.0])
     )
-    centre = rng.uniform(0.05, 0.95, 2) * (size[1], size[0])
+    centre = rng.uniform(low, high)
     return np.concatenate([linear, (centre - linear @ (w / 2, h / 2))[:, None]], 1)

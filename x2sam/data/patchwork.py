@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from x2sam.data.cutouts import choose_objects, cut_out, lay_over, placement
+from x2sam.data.cutouts import box_to_hide, choose_objects, cut_out, lay_over, placement
 from x2sam.data.masks import IGNORE, resize_picture
 from x2sam.data.scene_backdrops import wavy_edge
 from x2sam.data.textures import octave_noise
@@ -38,7 +38,8 @@ def patchwork(grounds: Sequence[Sample], donors: Sequence[Sample], rng: np.rando
     for donor in donors:
         for chosen in choose_objects(donor, rng, int(rng.integers(1, 4)), 0.002, 0.5):
             number, cutout = len(objects) + 1, cut_out(donor, chosen)
-            if number < IGNORE and lay_over(picture, labels, cutout, placement(cutout, rng, size), number):
+            affine = placement(cutout, rng, size, box_to_hide(labels, objects, rng))
+            if number < IGNORE and lay_over(picture, labels, cutout, affine, number):
                 objects.append(SampleObject(number, cutout.category, cutout.thing))
     return Sample(picture[None], labels[None], tuple(objects), True, "patchwork")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from x2sam.data import prompts
 from x2sam.data.clicks import next_click
-from x2sam.data.masks import IGNORE, visible_objects
+from x2sam.data.masks import IGNORE, mask_bbox, visible_objects
 from x2sam.data.noisy_masks import noisy_mask
 from x2sam.data.synonyms import reword
 from x2sam.data.tasks import IMAGE, VIDEO, find_task
@@ -33,7 +33,8 @@ class EpisodeConfig:
 
     ``rough`` among the kinds is a mask with plausible errors, as a propagated or half-corrected mask has them; the
     truth is the answer. ``words``: chance that a word row has words rather than a region without its sketch;
-    ``asked``: then, chances of an expression, a list of names, an example; ``reword``: chance of a synonym."""
+    ``asked``: then, chances of an expression, a list of names, an example; ``reword``: chance of a synonym.
+    ``sparse``: chance that a drawn box is about the object that fills its box least, of four drawn at random."""
 
     sketch_rows: int = 5
     word_rows: int = 2
@@ -41,6 +42,7 @@ class EpisodeConfig:
     words: float = 0.5
     asked: tuple[float, float, float] = (0.6, 0.25, 0.15)
     reword: float = 0.3
+    sparse: float = 0.0
     free_template: float = 0.3
     centre: float = 0.6
     click_radius: tuple[float, float] = (3.0, 6.0)
@@ -132,10 +134,19 @@ class _Context:
         for index in range(count):
             thing = self.objects[order[index % len(order)]]
             kind = str(self.rng.choice(names, p=np.array(chances) / sum(chances)))
+            if kind == "box" and self.rng.random() < self.builder.config.sparse:
+                thing = min((self.pick() for _ in range(4)), key=self.fill)
             region = self.draw(thing, kind)
             guidance = paint_region(region, "mask" if kind == "rough" else kind, self.builder.grid)
             rows.append(self.row("intseg", Query(regions=1), region[None], [thing], [0], guidance))
         return rows
+
+    def fill(self, thing: SampleObject) -> float:
+        """Share of the object's box that is the object. Branches, cables and what stands behind others have little of
+        it, and are rarer in training pictures than in the ones people bring."""
+        mask = self.sample.labels[0] == thing.id
+        left, top, right, bottom = mask_bbox(mask)
+        return float(np.count_nonzero(mask) / ((right - left) * (bottom - top)))
 
     def by_size(self) -> np.ndarray:
         """A random order in which large objects tend to come first (by the root of their area).
@@ -159,6 +170,9 @@ class _Context:
         mask = self.sample.labels[0] == thing.id
         if kind == "rough":
             return noisy_mask(mask, self.rng, self.sample.labels[0])
+        if kind == "box":
+            # from tight to as loose as the paper's boxes: people draw most of theirs closely
+            return prompts.box_prompt(mask, self.rng, self.rng.uniform(0, 0.1))
         if kind != "point":
             return prompts.simulated_prompt(mask, self.rng, kind)
         if self.rng.random() < self.builder.config.centre:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from x2sam.data.augment import augment, picture_to_clip, stretch
-from x2sam.data.cutouts import cut_out, fill_hole, lay_over, paste_objects
+from x2sam.data.cutouts import box_to_hide, cut_out, fill_hole, lay_over, paste_objects, placement
 from x2sam.data.masks import (
     IGNORE,
     MIN_VISIBLE,
@@ -161,6 +161,30 @@ def test_pasted_objects_get_free_ids_and_hide_what_is_below():
     check(pasted, (120, 160))
     assert {o.id for o in pasted.objects} > {1, 2, 3} and not np.array_equal(pasted.labels, base.labels)
     assert base.labels.max() == 3
+
+
+def test_half_of_what_is_pasted_hides_a_part_of_something():
+    """Objects 1 to 3 lie in the picture; of 400 boxes about half are drawn, each as often as its object is large."""
+    sample, rng = coloured_sample(), np.random.default_rng(4)
+    labels = sample.labels[0]
+    boxes = [box_to_hide(labels, sample.objects, rng) for _ in range(400)]
+    drawn = [box for box in boxes if box]
+    assert 160 < len(drawn) < 240
+    largest = max(sample.objects, key=lambda thing: np.count_nonzero(labels == thing.id))
+    assert max(set(drawn), key=drawn.count) == mask_bbox(labels == largest.id)
+    assert not any(box_to_hide(np.zeros_like(labels), sample.objects, rng) for _ in range(20))
+    assert not any(box_to_hide(labels, (), rng) for _ in range(20))
+
+
+def test_what_hides_a_part_is_smaller_than_the_box_and_lies_in_it():
+    cutout = cut_out(coloured_sample(), SampleObject(1, "box"))
+    height, width = cutout.alpha.shape
+    for seed in range(50):
+        affine = placement(cutout, np.random.default_rng(seed), (100, 100), (60, 70, 90, 80))
+        x, y = affine[:, :2] @ (width / 2, height / 2) + affine[:, 2]
+        assert 60 <= x <= 90 and 70 <= y <= 80
+        scale = np.sqrt(abs(np.linalg.det(affine[:, :2])))
+        assert scale * max(height, width) <= 0.8 * 30 + 1e-9
 
 
 def test_small_mask_utilities():
