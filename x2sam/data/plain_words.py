@@ -73,6 +73,15 @@ def understood(phrase: str, known: Collection[str]) -> str | None:
     return plain if said - heard - _LITTLE else None
 
 
+def bare_name(phrase: str) -> str | None:
+    """The name in a phrase without its colours, sizes and places: "the bus" of "the red bus on the left". None where
+    the phrase says no more than its name, or no name at all."""
+    words = [word.lower() for word in _WORD.findall(APPENDED.split(_PLACE.sub(" ", phrase))[0])]
+    name = " ".join(word for word in words if word not in _LOOKS - {"of"}).removeprefix("of ").removesuffix(" of")
+    said = " ".join(word for word in _WORD.findall(phrase.lower()) if word not in _LITTLE - {"of"})
+    return f"the {name}" if name not in ("", "of", said) else None
+
+
 def plain_names(names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """Each of some names plainly, but as it is where others would then be called the same."""
     plain = [plainly(name, known) for name in names]

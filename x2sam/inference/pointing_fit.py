@@ -95,7 +95,8 @@ def _asked(session, prompt: Prompt, truth: np.ndarray, known: np.ndarray, pictur
 
 def fit(asked: Sequence[Pointed], ridge: float = RIDGE) -> np.ndarray:
     """float64 (SIGNS,). Two thirds of the weight are with photographs; empty masks are never drawn."""
-    signs, iou = (np.stack([getattr(one, name) for one in asked]) for name in ("signs", "iou"))
+    most = max(len(one.iou) for one in asked)
+    signs, iou = (np.stack([_filled(getattr(one, name), most) for one in asked]) for name in ("signs", "iou"))
     drawn = signs[..., SIGNS.index("inside")] != 0
     drawn |= ~drawn.any(1, keepdims=True)
     spread = signs[drawn].std(0) + 1e-6
@@ -115,6 +116,11 @@ def fit(asked: Sequence[Pointed], ridge: float = RIDGE) -> np.ndarray:
 
     start = np.eye(len(SIGNS))[SIGNS.index("score")]
     return minimize(loss, start, jac=True, method="L-BFGS-B").x / spread
+
+
+def _filled(values: np.ndarray, count: int) -> np.ndarray:
+    """With rows of zeros, which are empty masks, up to so many: a phrase that is only a name has half the queries."""
+    return np.pad(values, [(0, count - len(values)), *[(0, 0)] * (values.ndim - 1)])
 
 
 def _softmax(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:

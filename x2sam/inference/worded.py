@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from x2sam.data.masks import mask_bbox
-from x2sam.data.plain_words import plain_names, plainly
+from x2sam.data.plain_words import bare_name, plain_names, plainly
 from x2sam.data.prompts import prompt_region
 from x2sam.data.tasks import CategoryList, ItemKind, Task
 from x2sam.inference.conversation import Query, query_of
@@ -26,12 +26,19 @@ from x2sam.structures import Mask, Prompt
 @dataclass(frozen=True, eq=False)
 class Worded:
     """A question that was read: its condition, the rule that its answers are read by, and its items in order.
-    ``text`` is what the model says, where it generates its answer."""
+    ``text`` is what the model says, where it generates its answer; ``bare`` the condition of the name alone, where what
+    else the phrase says of the object is measured."""
 
     condition: Condition
     rule: Rule
     phrases: tuple[str, ...]
     text: str | None = None
+    bare: Condition | None = None
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All that the network answers."""
+        return (self.condition,) if self.bare is None else (self.condition, self.bare)
 
     @property
     def things(self) -> tuple[bool, ...]:
@@ -62,8 +69,14 @@ def read_words(
         questions.append((interpreter.render(task, _plain(looking, task, queries[-1])), tokens))
         things = CategoryList.of(prompt).things if task.select == "categories" else ()
         rules.append(replace(_rule(looking, task, count), things=things))
-    conditions = interpreter.read_all(looked, questions)
-    return [Worded(c, rule, query.phrases) for c, rule, query in zip(conditions, rules, queries, strict=True)]
+    bare = [_bare(looking, rule, query) for rule, query in zip(rules, queries, strict=True)]
+    besides = [(interpreter.render(task, query), None) for query in bare if query is not None]
+    conditions = interpreter.read_all(looked, [*questions, *besides])
+    conditions, names = conditions[: len(questions)], iter(conditions[len(questions) :])
+    return [
+        Worded(condition, rule, query.phrases, bare=None if name is None else next(names))
+        for condition, rule, query, name in zip(conditions, rules, queries, bare, strict=True)
+    ]
 
 
 def _plain(looking: Looking, task: Task, query: Query) -> Query:
@@ -74,6 +87,15 @@ def _plain(looking: Looking, task: Task, query: Query) -> Query:
     if task.items is ItemKind.PHRASE and not query.sentence:
         return replace(query, phrases=tuple(plainly(phrase, known) for phrase in query.phrases))
     return query
+
+
+def _bare(looking: Looking, rule: Rule, query: Query) -> Query | None:
+    """The same question by the name alone. On 497 phrases about pictures held back and scenes the choice among the
+    answers to both has 0.008 more IoU: colour and place only lead a small network astray from what can be measured."""
+    if not _is_chosen(looking, rule) or query.sentence or len(query.phrases) != 1:
+        return None
+    name = bare_name(plainly(query.phrases[0], looking.model.config.words))
+    return None if name is None else replace(query, phrases=(name,))
 
 
 def _rule(looking: Looking, task: Task, regions: int = 0) -> Rule:
@@ -89,21 +111,27 @@ def answer_on(looking: Looking, worded: Worded, frame: int, snap: Snap | None = 
 
 
 def predict_on(looking: Looking, worded: Sequence[Worded], frame: int) -> list[Prediction]:
-    """What the network says about one frame by itself, to each of several questions of one task."""
-    conditions = [one.condition for one in worded]
+    """What the network says about one frame by itself, to each of several questions of one task; where a question is
+    asked by its name alone besides, with the queries of both."""
+    conditions = [condition for one in worded for condition in one.conditions]
     together, pointed = Condition.stacked(conditions), None
-    if _is_pointed(looking, worded[0]):
+    if _is_pointed(looking, worded[0].rule):
         # a small model points better with words than it outlines; with the place marked it outlines as for a click
         pointed = paint_words(looking.features(frame), together)
-    answers = looking.decode(frame, together, pointed).answers(conditions)
-    return [Prediction(one.mask_logits[0], one.class_logits[0], looking.sizes(frame)) for one in answers]
+    answers = iter(looking.decode(frame, together, pointed).answers(conditions))
+    predictions = []
+    for one in worded:
+        own = [next(answers) for _ in one.conditions]
+        logits = (torch.cat([answer.mask_logits[0] for answer in own]), torch.cat([a.class_logits[0] for a in own]))
+        predictions.append(Prediction(*logits, looking.sizes(frame)))
+    return predictions
 
 
 def masks_in(
     looking: Looking, worded: Worded, frame: int, prediction: Prediction, snap: Snap | None = None
 ) -> list[Mask]:
     """The masks of :func:`answer_on`, of what the network said."""
-    one = _is_pointed(looking, worded) and not worded.rule.generalised
+    one = _is_chosen(looking, worded.rule)
     if one:
         prediction = _meant(looking, worded, frame, prediction)
     segments = postprocess(worded.rule, prediction)
@@ -112,8 +140,13 @@ def masks_in(
     return [mask for _, mask in masks_of(worded, segments)]
 
 
-def _is_pointed(looking: Looking, worded: Worded) -> bool:
-    return worded.rule.task.select == "best" and looking.model.config.memory.sketch
+def _is_pointed(looking: Looking, rule: Rule) -> bool:
+    return rule.task.select == "best" and looking.model.config.memory.sketch
+
+
+def _is_chosen(looking: Looking, rule: Rule) -> bool:
+    """Whether the answer is one query that is chosen by what can be measured."""
+    return _is_pointed(looking, rule) and not rule.generalised
 
 
 def pointing_signs(looking: Looking, worded: Worded, frame: int, prediction: Prediction) -> np.ndarray:

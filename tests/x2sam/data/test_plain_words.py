@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x2sam.data.plain_words import plain_names, plainly, trained_words, words_in
+from x2sam.data.plain_words import bare_name, plain_names, plainly, trained_words, words_in
 
 KNOWN = frozenset(
     trained_words(("the red cup", "wine glass", "leftmost person", "flower", "white", "ESP8266 board", "main object"))
@@ -64,3 +64,25 @@ def test_said_plainly_it_is_plain(parts):
 
 def test_names_stay_apart():
     assert plain_names(("old person", "young person", "shiny cup"), KNOWN) == ("old person", "young person", "cup")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [
+        ("the red bus on the left", "the bus"),
+        ("a piece of white cake at the bottom", "the piece of cake"),
+        ("the bouquet of red", "the bouquet"),
+        ("the man with the green cap", "the man"),
+        ("Largest Sign", "the sign"),
+        ("object in the middle", "the object"),
+        ("the bus", None),
+        ("bus", None),
+        ("a piece of cake", None),
+        ("the largest", None),
+        ("of the left", None),
+        ("", None),
+    ],
+)
+def test_names_are_asked_for_alone(phrase, name):
+    """None where the phrase is no more than its name, and where it has none."""
+    assert bare_name(phrase) == name

@@ -8,9 +8,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from x2sam.data.colours import COLOUR_NAMES
+from x2sam.data.tasks import find_task
 from x2sam.errors import WeightsError
+from x2sam.inference.engine import Engine
 from x2sam.inference.mask_signs import distinct, whole
 from x2sam.inference.pointing import (
     FILE,
@@ -22,6 +25,8 @@ from x2sam.inference.pointing import (
     signs_of,
 )
 from x2sam.inference.pointing_fit import Pointed, fit, main
+from x2sam.inference.worded import pointing_signs, predict_on, read_words
+from x2sam.structures import Prompt
 
 RED, GRAY = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("gray")
 
@@ -135,8 +140,9 @@ def test_weights_are_fitted_to_what_tells_the_right_query():
     rng = np.random.default_rng(0)
     asked = []
     for number in range(60):
-        signs = rng.normal(size=(5, len(SIGNS)))
-        iou = np.zeros(5)
+        queries = 5 if number % 3 else 3  # a phrase that is only a name has fewer
+        signs = rng.normal(size=(queries, len(SIGNS)))
+        iou = np.zeros(queries)
         iou[signs[:, SIGNS.index("colour")].argmax()] = 1.0
         asked.append(Pointed(signs, iou, 0.1, str(number), "scenes" if number % 2 else "others"))
     weights = fit(asked, ridge=1e-3)
@@ -170,3 +176,24 @@ def test_the_command_asks_a_network_and_writes_weights(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "everyday: 2 phrases" in said and "scenes: " in said
     assert read_pointing_weights(target).shape == (len(SIGNS),)
+
+
+def test_colours_and_places_are_measured_on_answers_to_the_name_alone_too():
+    """Two phrases in one pass: the one with a colour and a place has the queries of both questions, the first of which
+    are those of the phrase as it is; the one that is only a name has its own."""
+    picture = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
+    with Engine.load("nano") as engine:
+        looking = engine.open(picture, key=None).looking
+        task = find_task("refseg", "image")
+
+        def ask(*phrases):
+            worded = read_words(looking, [Prompt(text=phrase, task="refseg") for phrase in phrases], 0, task, 0, 0)
+            return worded, predict_on(looking, worded, 0)
+
+        (long, short), (both, one) = engine.run(lambda: ask("the red cup on the left", "cup"))
+        _, (name,) = engine.run(lambda: ask("the cup"))
+        signs = engine.run(lambda: pointing_signs(looking, long, 0, both))
+    assert long.bare is not None and short.bare is None
+    assert both.queries == 2 * one.queries == len(signs)
+    torch.testing.assert_close(both.mask_logits[one.queries :], name.mask_logits, atol=2e-3, rtol=1e-3)
+    assert (both.mask_logits[: one.queries] - name.mask_logits).abs().max() > 0.1
