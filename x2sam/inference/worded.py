@@ -58,7 +58,7 @@ def read_words(
     if task.generates:
         readings = [interpreter.generate(looked, task, Query(), limit) for _ in prompts]
         return [Worded(one.condition, _rule(looking, task), one.phrases, one.text) for one in readings]
-    rules, queries, questions = [], [], []
+    rules, queries, questions, bare = [], [], [], []
     for prompt in prompts:
         tokens, count = None, 0
         if prompt.has_region:
@@ -66,10 +66,11 @@ def read_words(
             generator = torch.Generator().manual_seed(seed)
             tokens, count = looking.model.tokens_on(looking.region_map(frame), regions, generator), len(regions)
         queries.append(query_of(task, prompt, count))
-        questions.append((interpreter.render(task, _plain(looking, task, queries[-1])), tokens))
+        plain = _plain(looking, task, queries[-1])
+        questions.append((interpreter.render(task, plain), tokens))
         things = CategoryList.of(prompt).things if task.select == "categories" else ()
         rules.append(replace(_rule(looking, task, count), things=things))
-    bare = [_bare(looking, rule, query) for rule, query in zip(rules, queries, strict=True)]
+        bare.append(_bare(plain) if _is_chosen(looking, rules[-1]) else None)
     besides = [(interpreter.render(task, query), None) for query in bare if query is not None]
     conditions = interpreter.read_all(looked, [*questions, *besides])
     conditions, names = conditions[: len(questions)], iter(conditions[len(questions) :])
@@ -89,12 +90,12 @@ def _plain(looking: Looking, task: Task, query: Query) -> Query:
     return query
 
 
-def _bare(looking: Looking, rule: Rule, query: Query) -> Query | None:
+def _bare(query: Query) -> Query | None:
     """The same question by the name alone. On 497 phrases about pictures held back and scenes the choice among the
     answers to both has 0.008 more IoU: colour and place only lead a small network astray from what can be measured."""
-    if not _is_chosen(looking, rule) or query.sentence or len(query.phrases) != 1:
+    if query.sentence or len(query.phrases) != 1:
         return None
-    name = bare_name(plainly(query.phrases[0], looking.model.config.words))
+    name = bare_name(query.phrases[0])
     return None if name is None else replace(query, phrases=(name,))
 
 
@@ -122,9 +123,14 @@ def predict_on(looking: Looking, worded: Sequence[Worded], frame: int) -> list[P
     predictions = []
     for one in worded:
         own = [next(answers) for _ in one.conditions]
-        logits = (torch.cat([answer.mask_logits[0] for answer in own]), torch.cat([a.class_logits[0] for a in own]))
-        predictions.append(Prediction(*logits, looking.sizes(frame)))
+        masks, classes = ([getattr(answer, name)[0] for answer in own] for name in ("mask_logits", "class_logits"))
+        predictions.append(Prediction(_joined(masks), _joined(classes), looking.sizes(frame)))
     return predictions
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows of several tensors in one; of a single one without a copy, since the masks of a large model are many."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def masks_in(

@@ -176,6 +176,16 @@ def test_half_of_what_is_pasted_hides_a_part_of_something():
     assert not any(box_to_hide(labels, (), rng) for _ in range(20))
 
 
+def test_what_is_pasted_often_covers_the_only_object_there_is():
+    """A hundredth of the picture, in its corner, where what is laid anywhere seldom comes; half is meant to cover it."""
+    labels, donor = np.zeros((100, 100), np.uint8), coloured_sample()
+    labels[2:12, 2:12] = 1
+    sample = Sample(np.full((1, 100, 100, 3), 128, np.uint8), labels[None], (SampleObject(1, "box"),), True, "made")
+    pasted = [paste_objects(sample, donor, np.random.default_rng(seed), 1).labels[0] for seed in range(100)]
+    covered = [np.count_nonzero(one[2:12, 2:12] == 1) < 100 for one in pasted]
+    assert np.mean(covered) > 0.35
+
+
 def test_what_hides_a_part_is_smaller_than_the_box_and_lies_in_it():
     cutout = cut_out(coloured_sample(), SampleObject(1, "box"))
     height, width = cutout.alpha.shape

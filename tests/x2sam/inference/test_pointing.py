@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -192,8 +193,10 @@ def test_colours_and_places_are_measured_on_answers_to_the_name_alone_too():
 
         (long, short), (both, one) = engine.run(lambda: ask("the red cup on the left", "cup"))
         _, (name,) = engine.run(lambda: ask("the cup"))
+        (phrase,) = engine.run(lambda: predict_on(looking, [replace(long, bare=None)], 0))
         signs = engine.run(lambda: pointing_signs(looking, long, 0, both))
     assert long.bare is not None and short.bare is None
     assert both.queries == 2 * one.queries == len(signs)
+    torch.testing.assert_close(both.mask_logits[: one.queries], phrase.mask_logits, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(both.mask_logits[one.queries :], name.mask_logits, atol=2e-3, rtol=1e-3)
     assert (both.mask_logits[: one.queries] - name.mask_logits).abs().max() > 0.1
