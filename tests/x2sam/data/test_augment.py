@@ -177,7 +177,7 @@ def test_half_of_what_is_pasted_hides_a_part_of_something():
 
 
 def test_what_is_pasted_often_covers_the_only_object_there_is():
-    """A hundredth of the picture, in its corner, where what is laid anywhere seldom comes; half is meant to cover it."""
+    """A hundredth of the picture, in its corner, where what is laid anywhere seldom comes; half is meant to cover."""
     labels, donor = np.zeros((100, 100), np.uint8), coloured_sample()
     labels[2:12, 2:12] = 1
     sample = Sample(np.full((1, 100, 100, 3), 128, np.uint8), labels[None], (SampleObject(1, "box"),), True, "made")
